@@ -1,0 +1,172 @@
+"""The two blocks of PixelHDM: one for patches, one for the pixels inside them."""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelhdm.models.attention import NORM_EPS, GatedAttention
+from pixelhdm.models.layers import SwiGLU
+from pixelhdm.models.rope import Rotation
+
+PixelModulation = Literal["factored", "full"]
+
+
+class PatchBlock(nn.Module):
+    """Transformer block with sandwich norms and time-driven modulation.
+
+    x += g1 * RMSNorm(Attention(RMSNorm(x) (1 + a1) + b1)), then the same with SwiGLU and a2, b2, g2;
+    a, b, g = Linear(SiLU(c)) start at zero (adaLN-Zero, arXiv:2212.09748), so the block starts as the identity.
+
+    Args:
+        dim: width of the tokens.
+        attention: the attention layer.
+        mlp_ratio: hidden width of the SwiGLU layer over dim.
+    """
+
+    def __init__(self, dim: int, attention: GatedAttention, mlp_ratio: float):
+        super().__init__()
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.pre_attention = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.attention = attention
+        self.post_attention = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.pre_mlp = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.mlp = SwiGLU(dim, int(mlp_ratio * dim))
+        self.post_mlp = nn.RMSNorm(dim, eps=NORM_EPS)
+
+    def init_special(self) -> None:
+        """Close the gates; run after the generic initialisation."""
+        nn.init.zeros_(self.modulation.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B S D"],
+        c: Float[Tensor, "B D"],
+        by: Rotation,
+        mask: Bool[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        a1, b1, g1, a2, b2, g2 = rearrange(self.modulation(F.silu(c)), "b (six d) -> six b 1 d", six=6)
+        x = x + g1 * self.post_attention(self.attention(self.pre_attention(x) * (1 + a1) + b1, by, mask))
+        return x + g2 * self.post_mlp(self.mlp(self.pre_mlp(x) * (1 + a2) + b2))
+
+
+class TokenCompaction(nn.Module):
+    """Attention of pixels at the price of patches: compress each patch to one token, attend, expand.
+
+    p²d -> Linear -> D -> RMSNorm -> GatedAttention -> RMSNorm -> Linear -> p²d (PixelDiT, arXiv:2511.20645,
+    section 3); the attention costs 1 / p^4 of one over all pixels.
+
+    Args:
+        pixel_dim: channels d of a pixel.
+        patch_area: pixels p² in a patch.
+        dim: width D inside.
+        attention: the attention layer of width D.
+        expand_gain: gain of the Xavier initialisation of the last Linear.
+    """
+
+    def __init__(self, pixel_dim: int, patch_area: int, dim: int, attention: GatedAttention, expand_gain: float = 0.1):
+        super().__init__()
+        self.compress = nn.Linear(patch_area * pixel_dim, dim, bias=False)
+        self.norm = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.attention = attention
+        self.post_norm = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.expand = nn.Linear(dim, patch_area * pixel_dim, bias=False)
+        self.expand_gain = expand_gain
+
+    def init_special(self) -> None:
+        """Start the expansion small; run after the generic initialisation."""
+        nn.init.xavier_uniform_(self.expand.weight, gain=self.expand_gain)
+
+    def forward(self, x: Float[Tensor, "B L P d"], by: Rotation) -> Float[Tensor, "B L P d"]:
+        tokens = self.norm(self.compress(rearrange(x, "b l p d -> b l (p d)")))
+        tokens = self.post_norm(self.attention(tokens, by))
+        return rearrange(self.expand(tokens), "b l (p d) -> b l p d", d=x.shape[-1])
+
+
+class PixelModulator(nn.Module):
+    """Modulation of every single pixel from the condition of its patch: D -> `num` vectors of d per pixel.
+
+    factored: Linear(D -> p²d), SiLU, Linear(d -> num d) shared by all pixels; full: SiLU, Linear(D -> p² num d),
+    as in PixelDiT (arXiv:2511.20645). Both start at zero.
+
+    Args:
+        dim: width D of the condition.
+        pixel_dim: channels d of a pixel.
+        patch_area: pixels p² in a patch.
+        num: vectors per pixel.
+        form: "factored" or "full".
+    """
+
+    def __init__(self, dim: int, pixel_dim: int, patch_area: int, num: int, form: PixelModulation):
+        super().__init__()
+        self.pixel_dim, self.num, self.factored = pixel_dim, num, form == "factored"
+        if self.factored:
+            self.to_pixels = nn.Linear(dim, patch_area * pixel_dim, bias=False)
+            self.out = nn.Linear(pixel_dim, num * pixel_dim)
+        else:
+            self.out = nn.Linear(dim, patch_area * num * pixel_dim)
+
+    def init_special(self) -> None:
+        """Start without modulation; run after the generic initialisation."""
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, s: Float[Tensor, "B L D"]) -> tuple[Tensor, ...]:
+        """`num` tensors B L P d."""
+        if self.factored:
+            pixels = F.silu(rearrange(self.to_pixels(s), "b l (p d) -> b l p d", d=self.pixel_dim))
+            return self.out(pixels).chunk(self.num, dim=-1)
+        pixels = self.out(F.silu(s))
+        return rearrange(pixels, "b l (p nd) -> b l p nd", nd=self.num * self.pixel_dim).chunk(self.num, dim=-1)
+
+
+class PixelBlock(nn.Module):
+    """Block on the pixels of each patch: compaction attention and a small SwiGLU, modulated pixel by pixel.
+
+    x += g1 * Compaction(RMSNorm(x) (1 + a1) + b1), then the same with SwiGLU: the identity at the start.
+    With `post_modulation` (PixelDiT's remedy against loss spikes, pull request 8 of its repository) the branch
+    outputs are modulated and there is no gate: x += Compaction(RMSNorm(x)) (1 + a1) + b1.
+
+    Args:
+        dim: width D of the condition.
+        pixel_dim: channels d of a pixel.
+        patch_area: pixels p² in a patch.
+        attention: the attention layer of width D.
+        mlp_ratio: hidden width of the SwiGLU layer over pixel_dim.
+        modulation: "factored" or "full", see PixelModulator.
+        post_modulation: modulate the branches' outputs instead of their inputs.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pixel_dim: int,
+        patch_area: int,
+        attention: GatedAttention,
+        mlp_ratio: float,
+        modulation: PixelModulation,
+        post_modulation: bool,
+    ):
+        super().__init__()
+        self.post_modulation = post_modulation
+        self.modulator = PixelModulator(dim, pixel_dim, patch_area, 4 if post_modulation else 6, modulation)
+        self.norm1 = nn.RMSNorm(pixel_dim, eps=NORM_EPS)
+        self.compaction = TokenCompaction(pixel_dim, patch_area, dim, attention)
+        self.norm2 = nn.RMSNorm(pixel_dim, eps=NORM_EPS)
+        self.mlp = SwiGLU(pixel_dim, int(mlp_ratio * pixel_dim))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L P d"],
+        s: Float[Tensor, "B L D"],
+        by: Rotation,
+    ) -> Float[Tensor, "B L P d"]:
+        if self.post_modulation:
+            a1, b1, a2, b2 = self.modulator(s)
+            x = torch.addcmul(x + b1, self.compaction(self.norm1(x), by), 1 + a1)
+            return torch.addcmul(x + b2, self.mlp(self.norm2(x)), 1 + a2)
+        a1, b1, g1, a2, b2, g2 = self.modulator(s)
+        x = x + g1 * self.compaction(self.norm1(x) * (1 + a1) + b1, by)
+        return x + g2 * self.mlp(self.norm2(x) * (1 + a2) + b2)
