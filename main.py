@@ -1,0 +1,3 @@
+from pixelhdm.cli import main
+
+main()

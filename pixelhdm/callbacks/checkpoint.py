@@ -1,0 +1,89 @@
+"""When checkpoints are written, and how a run is interrupted."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from pixelhdm.checkpoints import ENDING, FOLDER, last_checkpoint, remove_leftovers
+from pixelhdm.errors import UserError
+
+
+class Interrupted(Exception):
+    """A person or the system asked the run to stop; everything is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class RunCheckpoint(Checkpoint):
+    """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt.
+
+    Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops at once).
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
+        keep: number of checkpoints to keep, the newest ones; 0 keeps all.
+    """
+
+    def __init__(self, every_n_steps: int = 1000, keep: int = 1):
+        if every_n_steps < 0 or keep < 0:
+            raise UserError(f"every_n_steps and keep must be at least 0, got {every_n_steps} and {keep}.")
+        self.every_n_steps, self.keep = every_n_steps, keep
+        self.seen, self.signum, self.latest = 0, None, None
+        self.handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        remove_leftovers(trainer.default_root_dir)
+        if trainer.ckpt_path is None and list((Path(trainer.default_root_dir) / FOLDER).glob(f"*{ENDING}")):
+            raise UserError(
+                f"a new run must not overwrite an old one, got default_root_dir={trainer.default_root_dir}, which holds "
+                f"{last_checkpoint(trainer.default_root_dir).name}. Go on with --ckpt_path last, or choose another "
+                "folder with --trainer.default_root_dir, or delete this one."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: remember the first signal, act at once on the second."""
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum
+        print(f"\n{signal.Signals(signum).name}: saving after this step. Once more to stop at once.", flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.seen:
+            return
+        self.seen = step
+        stop = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+        ending = step == trainer.max_steps or trainer.should_stop or (last_epoch and trainer.is_last_batch)
+        if stop or ending or (self.every_n_steps and step % self.every_n_steps == 0):
+            self.save(trainer)
+        if stop:
+            raise Interrupted(self.signum or signal.SIGTERM)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint, then delete the oldest ones beyond `keep`."""
+        folder = Path(trainer.default_root_dir) / FOLDER
+        self.latest = folder / f"step_{trainer.global_step:08d}{ENDING}"
+        trainer.save_checkpoint(self.latest)
+        if self.keep and trainer.is_global_zero:
+            for old in sorted(folder.glob(f"step_*{ENDING}"))[: -self.keep]:
+                old.unlink()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+        self.handlers = {}

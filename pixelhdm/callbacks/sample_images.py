@@ -1,0 +1,60 @@
+"""Sample grids while training."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, Trainer
+
+from pixelhdm.errors import UserError
+from pixelhdm.files import replacing
+from pixelhdm.inference.grid import labelled_grid
+from pixelhdm.module import PixelHDMModule
+
+FOLDER = "samples"
+
+
+class SampleImages(Callback):
+    """Draw the images of data.draw now and then, always from the same seeds, into <run folder>/samples.
+
+    One row a class; the weights are those of model.weights (the EMA by default).
+
+    Args:
+        every_n_steps: optimizer steps between grids, also drawn at the end of the run; 0 draws none.
+    """
+
+    def __init__(self, every_n_steps: int = 500):
+        if every_n_steps < 0:
+            raise UserError(f"every_n_steps must be at least 0, got {every_n_steps}.")
+        self.every_n_steps, self.drawn_at = every_n_steps, 0
+        self.latest: Path | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+        self.drawn_at = trainer.global_step
+        pl_module.network.check_size(*trainer.datamodule.draw_size)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self.draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+        if self.every_n_steps:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+        """Write the grid of this step, once."""
+        if trainer.global_step == self.drawn_at or not trainer.is_global_zero:
+            return
+        self.drawn_at = trainer.global_step
+        data, rows = trainer.datamodule, defaultdict(list)
+        with trainer.precision_plugin.forward_context():
+            for batch in data.draw.batches(data.batch_size, rank=0, world_size=1):
+                drawn = pl_module.draw(batch["condition"], batch["seed"], *data.draw_size)
+                for condition, image in zip(drawn.condition.tolist(), drawn.images.numpy(), strict=True):
+                    rows[f"class {condition}"].append(image)
+        file = Path(trainer.default_root_dir) / FOLDER / f"step_{trainer.global_step:08d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            labelled_grid({label: np.stack(images) for label, images in rows.items()}).save(temporary, "png")
+        self.latest = file

@@ -1,0 +1,121 @@
+"""Checkpoint files: written whole, read with a reason when they cannot be, and fitted key by key."""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from pixelhdm.errors import UserError
+from pixelhdm.files import replacing
+
+Weights = Literal["ema", "raw"]
+FOLDER, ENDING = "checkpoints", ".ckpt"
+EMA_PREFIX, LOSS_PREFIX = "ema.", "loss."
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint plugin, made safe: a file appears whole under its name, or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, without running any code that is inside it.
+
+    Raises:
+        UserError: it is missing, torn, or not one of PixelHDM's.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint must be a file, got {path}, which does not exist. Look into runs/*/{FOLDER}/.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"checkpoint {path} is torn or not a checkpoint ({reason}). Use an earlier one from the same folder."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"checkpoint {path} must hold a state_dict, got a file without one. Is it from PixelHDM?")
+    return checkpoint
+
+
+def last_checkpoint(run_folder: str | Path) -> Path:
+    """The checkpoint of the run with the most steps.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {step_of(file): file for file in (Path(run_folder) / FOLDER).glob(f"*{ENDING}")}
+    if not found:
+        raise UserError(
+            f"--ckpt_path last needs a checkpoint in {Path(run_folder) / FOLDER}, which has none. "
+            "Start without --ckpt_path, or set --trainer.default_root_dir to the run's folder."
+        )
+    return found[max(found)]
+
+
+def step_of(file: Path) -> int:
+    """The optimizer step in a checkpoint's name, -1 where there is none."""
+    digits = re.search(r"(\d+)" + re.escape(ENDING) + "$", file.name)
+    return int(digits[1]) if digits else -1
+
+
+def remove_leftovers(run_folder: str | Path) -> None:
+    """Delete the unfinished files that a killed run of this folder left behind."""
+    from pixelhdm.files import TEMPORARY
+
+    for file in (Path(run_folder) / FOLDER).glob(f".*{TEMPORARY}"):
+        os.unlink(file)
+
+
+def choose_weights(state: Mapping[str, Tensor], weights: Weights, source: str | Path) -> dict[str, Tensor]:
+    """The averaged or the raw weights of a training checkpoint, under the raw ones' names.
+
+    Raises:
+        UserError: the average is asked for and not there.
+    """
+    raw = {key: value for key, value in state.items() if not key.startswith(EMA_PREFIX)}
+    if weights == "raw":
+        return raw
+    average = {key.removeprefix(EMA_PREFIX): value for key, value in state.items() if key.startswith(EMA_PREFIX)}
+    if not average:
+        raise UserError(f"checkpoint {source} must hold an EMA average, got none. Use --model.weights raw.")
+    return raw | average
+
+
+def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise a UserError that says what differs, unless keys and shapes are the same."""
+    missing = [key for key in expected if key not in found]
+    extra = [key for key in found if key not in expected]
+    shapes = [
+        f"{key} {tuple(found[key].shape)} in the checkpoint, {tuple(expected[key].shape)} in the config"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (
+            ("tensors it lacks", missing),
+            ("tensors the config has no place for", extra),
+            ("other shapes", shapes),
+        )
+        if names
+    ]
+    if parts:
+        raise UserError(
+            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. Use the config that it was trained with."
+        )

@@ -1,0 +1,123 @@
+"""The command line: LightningCLI with PixelHDM's parts, short errors and an honest ending."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
+from pixelhdm.callbacks.ema import EMA
+from pixelhdm.callbacks.non_finite import SkipNonFinite
+from pixelhdm.callbacks.progress import StepProgress
+from pixelhdm.callbacks.random_state import RandomState
+from pixelhdm.callbacks.sample_images import SampleImages
+from pixelhdm.callbacks.save_images import SaveImages
+from pixelhdm.checkpoints import AtomicCheckpointIO, last_checkpoint, read_checkpoint
+from pixelhdm.datamodule import PixelHDMDataModule
+from pixelhdm.errors import UserError
+from pixelhdm.module import PixelHDMModule
+
+USAGE = "%(prog)s [-c FILE]... [--key=value]..."
+TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
+
+set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_in_any=False)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write the resolved config of a training run to <run folder>/config.yaml."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True)
+
+
+class PixelHDMCLI(LightningCLI):
+    """LightningCLI with fixed module and data module, named callbacks and safe checkpoints."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        chosen = ("fit", "validate", "predict")
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in chosen}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
+        parser.add_lightning_class_args(SampleImages, "sample_images")
+        parser.add_lightning_class_args(SaveImages, "save_images")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint never changes the config (Lightning's own would merge its hyperparameters)."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.data.seed is None:
+            config.data.seed = int(config.seed_everything)
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(last_checkpoint(config.trainer.default_root_dir or "."))
+        if self.subcommand == "fit":
+            if config.ckpt_path is not None:
+                config.model.init_from = None
+            return
+        if config.ckpt_path is None and config.model.init_from is None:
+            raise UserError(f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last.")
+        if self.subcommand == "predict":
+            config.return_predictions = False
+            for key in TRAINING_ONLY:
+                config[key] = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        own = [RandomState()]
+        if config.enable_progress_bar is not False:
+            own.append(StepProgress())
+        plugins = config.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        return super().instantiate_trainer(
+            callbacks=[*(config.callbacks or []), *own], plugins=[*plugins, AtomicCheckpointIO()], **kwargs
+        )
+
+    def after_fit(self) -> None:
+        """Say where everything lies and how to draw more."""
+        if not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        parts = {type(callback): callback for callback in self.trainer.callbacks}
+        checkpoint = parts[RunCheckpoint].latest
+        print(f"\nTraining ended at step {self.trainer.global_step}.")
+        print(f"  samples     {parts[SampleImages].latest}")
+        print(f"  checkpoint  {checkpoint}")
+        print(f"  config      {folder / 'config.yaml'}")
+        print(f"Draw more:    python main.py predict {self.config_files()} --ckpt_path {checkpoint}")
+
+    def config_files(self) -> str:
+        """The -c arguments of this call, to be given again."""
+        return " ".join(f"-c {path}" for path in self.config[self.subcommand].get("config") or [])
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends with one sentence and exit code 2."""
+    try:
+        PixelHDMCLI(
+            PixelHDMModule,
+            PixelHDMDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={"allow_abbrev": False, **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()}},
+        )
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        print(f"Stopped. Go on with: {' '.join(sys.argv)} --ckpt_path last", flush=True)
+        sys.exit(128 + stop.signum)

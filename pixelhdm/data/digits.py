@@ -1,0 +1,59 @@
+"""The handwritten digits inside scikit-learn."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from einops import repeat
+
+from pixelhdm.data.source import ImageSource, Record, check_image_size
+from pixelhdm.errors import UserError
+from pixelhdm.files import replacing
+
+SIDE, LEVELS, HELD_OUT_EVERY = 8, 16, 10
+
+
+class Digits(ImageSource):
+    """1,797 handwritten digits of 8x8 pixels in 10 classes (UCI optical recognition of handwritten digits, CC BY 4.0).
+
+    They ship inside scikit-learn; `prepare` writes them once to <folder>/digits.npz. Every tenth image is held out.
+
+    Args:
+        folder: where the file lies or is to be written.
+        split: "train" (1,617 images) or "val" (the 180 held-out ones).
+    """
+
+    def __init__(self, folder: str = "data/digits", split: Literal["train", "val"] = "train"):
+        self.file, self.split = Path(folder) / "digits.npz", split
+
+    def prepare(self) -> None:
+        if self.file.exists():
+            return
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        grey = np.round(digits.images * (255 / LEVELS)).astype(np.uint8)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.file) as temporary, open(temporary, "wb") as out:
+            np.savez(out, image=repeat(grey, "n h w -> n h w c", c=3), label=digits.target.astype(np.int64))
+
+    def open(self, image_size: int) -> None:
+        check_image_size(image_size, SIDE, "Digits")
+        try:
+            with np.load(self.file) as stored:
+                image, label = stored["image"], stored["label"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{self.file} must be the digits file, got: {error}. Delete it to write it anew.") from error
+        held_out = np.arange(len(label)) % HELD_OUT_EVERY == 0
+        keep = held_out if self.split == "val" else ~held_out
+        self.images, self.labels = image[keep], label[keep]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int, seed: int) -> Record:
+        return Record(self.images[index], int(self.labels[index]))
+
+    def fingerprint(self) -> str:
+        return f"digits-{self.split}-{hashlib.sha256(self.images.tobytes()).hexdigest()[:16]}"

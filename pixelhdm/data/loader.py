@@ -1,0 +1,91 @@
+"""From the plan to batches of tensors."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelhdm.data.plan import PADDING, epoch_plan, sample_seeds
+from pixelhdm.data.source import ImageSource
+
+Batch = dict[str, Tensor]
+
+
+class EpochLoader:
+    """Batches of one epoch after another, this process's share of each, from a position that can be set.
+
+    `epoch` and `step` count batches given out, so they are a complete state between two batches. A plain iterable:
+    Lightning must neither rebuild it nor add a sampler.
+
+    Args:
+        source: an opened source.
+        batch_size: images per process and step.
+        seed: seed of order, flips, noise and time.
+        shuffle: a new order every epoch; false gives the source's order and the same draws each time.
+        rank: number of this process.
+        world_size: number of processes.
+        num_threads: threads that load ahead; 0 loads in the training thread.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int,
+        world_size: int,
+        num_threads: int,
+    ):
+        self.source, self.seed, self.shuffle, self.num_threads = source, seed, shuffle, num_threads
+        self.global_batch = batch_size * world_size
+        self.columns = slice(rank * batch_size, (rank + 1) * batch_size)
+        self.epoch, self.step = 0, 0
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, wherever the position is; the resuming trainer counts the rest itself."""
+        return -(-len(self.source) // self.global_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.shuffle:
+            self.step = 0
+        elif self.step >= len(self):
+            self.epoch, self.step = self.epoch + 1, 0
+        plan = epoch_plan(len(self.source), self.global_batch, self.seed, self.epoch, self.shuffle)
+        for batch in self.ahead(plan[self.step :, self.columns]):
+            self.step += 1
+            yield batch
+
+    def ahead(self, plan: np.ndarray) -> Iterator[Batch]:
+        """Load the rows of `plan` in order, a few of them ahead of time."""
+        if not self.num_threads:
+            yield from map(self.load, plan)
+            return
+        waiting: deque = deque()
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            try:
+                for row in plan:
+                    waiting.append(pool.submit(self.load, row))
+                    if len(waiting) > 2 * self.num_threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def load(self, index: np.ndarray) -> Batch:
+        """One batch: image uint8 B H W 3, condition, weight (0 where padded), seed and index, each B."""
+        real = np.where(index == PADDING, 0, index)
+        seeds = sample_seeds(self.seed, self.epoch, real)
+        records = [self.source.load(int(i), int(s)) for i, s in zip(real, seeds, strict=True)]
+        return {
+            "image": torch.from_numpy(np.stack([record.image for record in records])),
+            "condition": torch.tensor([record.label for record in records]),
+            "weight": torch.from_numpy((index != PADDING).astype(np.float32)),
+            "seed": torch.from_numpy(seeds),
+            "index": torch.from_numpy(real.astype(np.int64)),
+        }

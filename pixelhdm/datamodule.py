@@ -1,0 +1,117 @@
+"""The LightningDataModule: sources to loaders, and the exact position in the data."""
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.loader import Batch, EpochLoader
+from pixelhdm.data.source import ImageSource
+from pixelhdm.errors import UserError
+
+
+class PixelHDMDataModule(LightningDataModule):
+    """Training and held-out images, and the list of images to draw.
+
+    Its state is the position in the data: a resumed run goes on with the next batch, on the same number of images
+    per step whatever the number of processes.
+
+    Args:
+        image_size: side of the square training images in pixels.
+        batch_size: images per process and step.
+        draw: which images predict and the sample grids draw.
+        train: source of training images; not built by predict.
+        val: source of held-out images; none switches validation off; not built by predict.
+        seed: seed of the data's order, flips, noise and time; empty takes seed_everything.
+        num_threads: threads that load images ahead of training; 0 loads in the training thread.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        batch_size: int,
+        draw: ClassDraws,
+        train: ImageSource | None = None,
+        val: ImageSource | None = None,
+        seed: int | None = None,
+        num_threads: int = 4,
+    ):
+        super().__init__()
+        if batch_size < 1 or image_size < 1 or num_threads < 0:
+            raise UserError(
+                "batch_size and image_size must be at least 1 and num_threads at least 0, "
+                f"got {batch_size}, {image_size} and {num_threads}."
+            )
+        self.image_size, self.batch_size, self.draw, self.num_threads = image_size, batch_size, draw, num_threads
+        self.sources = {"train": train, "val": val}
+        self.seed = seed or 0
+        self.loader: EpochLoader | None = None
+        self.restored: dict[str, Any] | None = None
+
+    @property
+    def draw_size(self) -> tuple[int, int]:
+        """Height and width of the images to draw."""
+        return self.draw.height or self.image_size, self.draw.width or self.image_size
+
+    def used(self, stage: str) -> list[ImageSource]:
+        """The sources that a stage needs."""
+        names = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ())
+        return [self.sources[name] for name in names if self.sources[name] is not None]
+
+    def prepare_data(self) -> None:
+        for source in self.used(self.trainer.state.fn):
+            source.prepare()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.sources["train"] is None:
+            raise UserError("train must be a source of images, got none. Set data.train.")
+        if stage == "validate" and self.sources["val"] is None:
+            raise UserError("val must be a source of images, got none. Set data.val.")
+        for source in self.used(stage):
+            source.open(self.image_size)
+
+    def build_loader(self, name: str, shuffle: bool) -> EpochLoader:
+        """The loader of a source for this process."""
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        source = self.sources[name]
+        return EpochLoader(source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads)
+
+    def train_dataloader(self) -> EpochLoader:
+        self.loader = self.build_loader("train", shuffle=True)
+        if self.restored is not None:
+            self.check_restored(self.restored)
+            self.loader.epoch, self.loader.step = self.restored["epoch"], self.restored["step"]
+            self.restored = None
+        return self.loader
+
+    def val_dataloader(self) -> EpochLoader | list:
+        return [] if self.sources["val"] is None else self.build_loader("val", shuffle=False)
+
+    def predict_dataloader(self) -> list[Batch]:
+        return self.draw.batches(self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position (epoch, steps given out) and what it belongs to; equal on all processes."""
+        if self.loader is None:
+            return {}
+        return {"epoch": self.loader.epoch, "step": self.loader.step, **self.identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict or None
+
+    def identity(self) -> dict[str, Any]:
+        """What a position is only valid for."""
+        return {
+            "data": self.loader.source.fingerprint(),
+            "seed": self.seed,
+            "images per step over all processes": self.loader.global_batch,
+        }
+
+    def check_restored(self, state: dict[str, Any]) -> None:
+        """Raise unless the restored position belongs to these data."""
+        for name, value in self.identity().items():
+            if state[name] != value:
+                raise UserError(
+                    f"a resumed run must keep its {name}, got {value} where the checkpoint has {state[name]}. "
+                    "Restore it, or start a new run from the weights with --model.init_from."
+                )

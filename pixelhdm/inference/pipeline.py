@@ -1,0 +1,41 @@
+"""From conditions and noise to images."""
+
+from typing import Any
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.samplers import Sampler
+from pixelhdm.models.conditioners.conditioner import Conditioner
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.network import Network
+from pixelhdm.training.flow import FlowMatching
+
+
+def seeded_noise(seeds: Int[Tensor, "B"], height: int, width: int) -> Float[Tensor, "B H W 3"]:
+    """Unit Gaussian noise, each image from its own seed; drawn on the CPU so that every device gets the same."""
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds.tolist())
+    return torch.stack([torch.randn(height, width, 3, generator=generator) for generator in generators])
+
+
+@torch.no_grad()
+def draw_images(
+    network: Network,
+    conditioner: Conditioner,
+    flow: FlowMatching,
+    sampler: Sampler,
+    guidance: Guidance,
+    condition: Any,
+    noise: Float[Tensor, "B H W 3"],
+) -> Float[Tensor, "B H W 3"]:
+    """Draw one image per condition from unit `noise`; the result lies in [-1, 1]."""
+
+    def predict(z: Tensor, t: Tensor, context: Context) -> Tensor:
+        times = repeat(t, "-> b", b=len(z))
+        return flow.velocity(network(z, times, context), z, times).output
+
+    velocity = guidance.velocity(predict, conditioner(condition), conditioner.empty(len(noise)))
+    return sampler.sample(velocity, flow.noise_scale * noise, flow.t_eps).clamp(-1, 1)

@@ -1,0 +1,197 @@
+"""The LightningModule: one training step, one validation step, one predict step, and what is trained."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from pixelhdm.checkpoints import LOSS_PREFIX, Weights, check_fit, choose_weights, read_checkpoint
+from pixelhdm.errors import UserError
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.pipeline import draw_images, seeded_noise
+from pixelhdm.inference.samplers import Sampler
+from pixelhdm.models.conditioners.conditioner import Conditioner
+from pixelhdm.models.network import Network
+from pixelhdm.training.draws import draw
+from pixelhdm.training.flow import FlowMatching
+from pixelhdm.training.losses.loss import Loss
+
+
+class Drawn(NamedTuple):
+    """Images that were asked for, with what they were asked for.
+
+    Attributes:
+        images: uint8 B H W 3.
+        condition: the conditions, on the CPU.
+        seed: the seeds, on the CPU.
+    """
+
+    images: Tensor
+    condition: Tensor
+    seed: Tensor
+
+
+class PixelHDMModule(LightningModule):
+    """Everything that makes a diffusion model: network, condition, flow, loss and how images are drawn.
+
+    Args:
+        network: maps noisy image, time and context to a prediction.
+        conditioner: embeds the condition; its width is the network's hidden_dim.
+        sampler: solver that draws images.
+        guidance: how conditional and empty predictions are combined when drawing.
+        flow: path from noise to image and meaning of the prediction.
+        loss: what training minimises; not built by predict.
+        optimizer: class and settings of the optimizer over all trained parameters; not built by predict.
+        weights: which weights of a checkpoint validate, predict and init_from take, and which the sample grids of
+            fit show: ema (the average) or raw.
+        init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0; not used when
+            a run is resumed with --ckpt_path.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        conditioner: Callable[[int], Conditioner],
+        sampler: Sampler,
+        guidance: Guidance,
+        flow: FlowMatching = FlowMatching(),
+        loss: Loss | None = None,
+        optimizer: OptimizerCallable | None = None,
+        weights: Weights = "ema",
+        init_from: str | None = None,
+    ):
+        super().__init__()
+        self.network, self.conditioner = network, conditioner(network.hidden_dim)
+        self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
+        self.optimizer, self.weights = optimizer, weights
+        self.ema: nn.ModuleDict | None = None
+        if init_from is not None:
+            self.load_weights(init_from)
+
+    # What is trained, averaged and loaded ---------------------------------------------------------------------------
+
+    def add_average(self) -> None:
+        """Register a copy of what draws images, for the EMA callback to update."""
+        parts = {"network": self.network, "conditioner": self.conditioner}
+        self.ema = copy.deepcopy(nn.ModuleDict(parts)).float().requires_grad_(False).eval()
+
+    def averaged(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Pairs of averaged and raw parameter."""
+        for part in ("network", "conditioner"):
+            yield from zip(self.ema[part].parameters(), getattr(self, part).parameters(), strict=True)
+
+    def configure_optimizers(self) -> Optimizer:
+        if self.optimizer is None:
+            raise UserError("optimizer must be given to train, got none. Set model.optimizer.")
+        return self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    def load_weights(self, path: str) -> None:
+        """Take the weights of a checkpoint, nothing else of it.
+
+        Raises:
+            UserError: it is missing, torn or does not fit.
+        """
+        checkpoint = read_checkpoint(path)
+        state = self.fitting_state(checkpoint["state_dict"], path)
+        self.load_state_dict(state)
+        rank_zero_info(
+            f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from {path}: "
+            f"{len(state)} tensors, none missing, none left over."
+        )
+
+    def fitting_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """The chosen weights of a training checkpoint, checked against this module."""
+        chosen = choose_weights(state, self.weights, source)
+        if self.loss is None:
+            chosen = {key: value for key, value in chosen.items() if not key.startswith(LOSS_PREFIX)}
+        check_fit(self.state_dict(), chosen, source)
+        return chosen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint fits before anything of it is used; outside of fit, pick the weights asked for."""
+        source = str(self.trainer.ckpt_path)
+        if self.trainer.state.fn == "fit":
+            check_fit(self.state_dict(), checkpoint["state_dict"], source)
+        else:
+            checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
+
+    # Training and validation ----------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        self.conditioner.check(batch["condition"])
+        return batch
+
+    def losses(
+        self, batch: dict[str, Tensor], weight: Tensor, network: Network, conditioner: Conditioner
+    ) -> dict[str, Tensor]:
+        """All loss terms of a batch, by name, the samples weighted by `weight` (B)."""
+        image = batch["image"].float() / 127.5 - 1
+        draws = draw(batch["seed"], image.shape[1], image.shape[2], image.device)
+        null = draws.null < conditioner.null_prob if self.training else None
+        sample = self.flow.sample(image, draws.noise, self.flow.time(draws.time))
+        prediction = network(sample.z_t, sample.t, conditioner(batch["condition"], null))
+        prediction = self.flow.velocity(prediction, sample.z_t, sample.t)
+        return self.loss(prediction, sample, weight)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
+        weight = batch["weight"] / mean_total(batch["weight"])
+        losses = self.losses(batch, weight, self.network, self.conditioner)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return losses["total"]
+
+    def on_validation_start(self) -> None:
+        self.val_means = defaultdict(lambda: MeanMetric().to(self.device))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        total = batch["weight"].sum()
+        losses = self.losses(batch, batch["weight"] / total.clamp(min=1), *self.drawing_parts())
+        for name, value in losses.items():
+            self.val_means[name].update(value, total)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": mean.compute() for name, mean in self.val_means.items()}, rank_zero_only=True)
+
+    # Drawing --------------------------------------------------------------------------------------------------------
+
+    def drawing_parts(self) -> tuple[Network, Conditioner]:
+        """Network and conditioner to draw with: the average where there is one and it is asked for."""
+        if self.ema is not None and self.weights == "ema":
+            return self.ema["network"], self.ema["conditioner"]
+        return self.network, self.conditioner
+
+    def draw(self, condition: Tensor, seed: Tensor, height: int, width: int) -> Drawn:
+        """Draw one image per condition and seed; the same ones at any batch size."""
+        network, conditioner = self.drawing_parts()
+        network.check_size(height, width)
+        conditioner.check(condition.cpu())
+        noise = seeded_noise(seed, height, width).to(self.device)
+        images = draw_images(
+            network, conditioner, self.flow, self.sampler, self.guidance, condition.to(self.device), noise
+        )
+        pixels = ((images + 1) * 127.5).round().to(torch.uint8).cpu()
+        return Drawn(pixels, condition.cpu(), seed.cpu())
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Drawn:
+        return self.draw(batch["condition"], batch["seed"], *self.trainer.datamodule.draw_size)
+
+
+def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """The sum of the weights, averaged over the processes, and at least 1.
+
+    Divided by it, each process's weighted sum averages over processes to the weighted mean of the global batch.
+    """
+    total = weight.sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
+    return total.clamp(min=1)
