@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy core must not stall the others: spinning costs up to 30x
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
@@ -23,10 +25,15 @@ from pixelhdm.checkpoints import AtomicCheckpointIO, last_checkpoint, read_check
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.module import PixelHDMModule
+from pixelhdm.parser import Parser
 
 USAGE = "%(prog)s [-c FILE]... [--key=value]..."
 TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
 
+QUIET = ("module\\(s\\) in eval mode", "isinstance\\(treespec, LeafSpec\\)")  # the EMA copy is meant to be; torch's own
+
+for message in QUIET:
+    warnings.filterwarnings("ignore", f".*{message}")
 set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_in_any=False)
 
 
@@ -60,6 +67,7 @@ class PixelHDMCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        config.weights_only = True
         if config.data.seed is None:
             config.data.seed = int(config.seed_everything)
         if config.ckpt_path == "last":
@@ -80,6 +88,8 @@ class PixelHDMCLI(LightningCLI):
         own = [RandomState()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
+        if config.logger is None:
+            kwargs["logger"] = CSVLogger(config.default_root_dir or ".", name="logs")
         plugins = config.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         return super().instantiate_trainer(
@@ -110,6 +120,7 @@ def main() -> None:
         PixelHDMCLI(
             PixelHDMModule,
             PixelHDMDataModule,
+            parser_class=Parser,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import ClassDraws, DrawLoader
 from pixelhdm.data.loader import Batch, EpochLoader
 from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError
@@ -87,8 +87,12 @@ class PixelHDMDataModule(LightningDataModule):
     def val_dataloader(self) -> EpochLoader | list:
         return [] if self.sources["val"] is None else self.build_loader("val", shuffle=False)
 
-    def predict_dataloader(self) -> list[Batch]:
-        return self.draw.batches(self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+    def predict_dataloader(self) -> DrawLoader:
+        return DrawLoader(self.draw, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.trainer.lightning_module.conditioner.check(batch["condition"])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Position (epoch, steps given out) and what it belongs to; equal on all processes."""

@@ -127,10 +127,6 @@ class PixelHDMModule(LightningModule):
 
     # Training and validation ----------------------------------------------------------------------------------------
 
-    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        self.conditioner.check(batch["condition"])
-        return batch
-
     def losses(
         self, batch: dict[str, Tensor], weight: Tensor, network: Network, conditioner: Conditioner
     ) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, Trainer
 
+from pixelhdm.data.draws import DrawLoader
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
 from pixelhdm.inference.grid import labelled_grid
@@ -49,7 +50,7 @@ class SampleImages(Callback):
         self.drawn_at = trainer.global_step
         data, rows = trainer.datamodule, defaultdict(list)
         with trainer.precision_plugin.forward_context():
-            for batch in data.draw.batches(data.batch_size, rank=0, world_size=1):
+            for batch in DrawLoader(data.draw, data.batch_size):
                 drawn = pl_module.draw(batch["condition"], batch["seed"], *data.draw_size)
                 for condition, image in zip(drawn.condition.tolist(), drawn.images.numpy(), strict=True):
                     rows[f"class {condition}"].append(image)

@@ -39,12 +39,26 @@ class ClassDraws:
         """The classes, always as a list."""
         return [self.classes] if isinstance(self.classes, int) else list(self.classes)
 
-    def batches(self, batch_size: int, rank: int, world_size: int) -> list[Batch]:
-        """This process's share as batches of condition and seed (each B); no image twice, none missing."""
-        return list(self._batches(batch_size, rank, world_size))
 
-    def _batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
-        pairs = [(c, self.seed + i) for c in self.class_list for i in range(self.num_per_class)][rank::world_size]
-        for start in range(0, len(pairs), batch_size):
-            condition, seed = zip(*pairs[start : start + batch_size], strict=True)
+class DrawLoader:
+    """This process's share of the images to draw, in batches; none twice, none missing.
+
+    Args:
+        draws: which images.
+        batch_size: images per batch.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, draws: ClassDraws, batch_size: int, rank: int = 0, world_size: int = 1):
+        seeds = range(draws.seed, draws.seed + draws.num_per_class)
+        pairs = [(number, seed) for number in draws.class_list for seed in seeds][rank::world_size]
+        self.parts = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part in self.parts:
+            condition, seed = zip(*part, strict=True)
             yield {"condition": torch.tensor(condition), "seed": torch.tensor(seed)}
