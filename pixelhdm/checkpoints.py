@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from pixelhdm.errors import UserError
-from pixelhdm.files import replacing
+from pixelhdm.files import TEMPORARY, replacing
 
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
@@ -68,6 +68,16 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     return found[max(found)]
 
 
+def check_new_run(run_folder: str | Path) -> None:
+    """Raise a UserError if the folder of a new run holds an older run's checkpoints."""
+    if any((Path(run_folder) / FOLDER).glob(f"*{ENDING}")):
+        raise UserError(
+            f"a new run must not overwrite an old one, got default_root_dir={run_folder}, which holds "
+            f"{last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose another folder with "
+            "--trainer.default_root_dir, or delete this one."
+        )
+
+
 def step_of(file: Path) -> int:
     """The optimizer step in a checkpoint's name, -1 where there is none."""
     digits = re.search(r"(\d+)" + re.escape(ENDING) + "$", file.name)
@@ -76,8 +86,6 @@ def step_of(file: Path) -> int:
 
 def remove_leftovers(run_folder: str | Path) -> None:
     """Delete the unfinished files that a killed run of this folder left behind."""
-    from pixelhdm.files import TEMPORARY
-
     for file in (Path(run_folder) / FOLDER).glob(f".*{TEMPORARY}"):
         os.unlink(file)
 

@@ -9,7 +9,9 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy core must not stall the others: spinning costs up to 30x
 
+import torch
 from jsonargparse import set_parsing_settings
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,7 +23,7 @@ from pixelhdm.callbacks.progress import StepProgress
 from pixelhdm.callbacks.random_state import RandomState
 from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
-from pixelhdm.checkpoints import AtomicCheckpointIO, last_checkpoint, read_checkpoint
+from pixelhdm.checkpoints import AtomicCheckpointIO, check_new_run, last_checkpoint
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.module import PixelHDMModule
@@ -56,6 +58,12 @@ class PixelHDMCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in chosen}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--cpu_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="threads of a process's CPU arithmetic; empty takes one per core. Small networks run best on 1.",
+        )
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
@@ -68,12 +76,17 @@ class PixelHDMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config.weights_only = True
+        if config.cpu_threads is not None:
+            torch.set_num_threads(config.cpu_threads)
         if config.data.seed is None:
             config.data.seed = int(config.seed_everything)
+        folder = config.trainer.default_root_dir or "."
         if config.ckpt_path == "last":
-            config.ckpt_path = str(last_checkpoint(config.trainer.default_root_dir or "."))
+            config.ckpt_path = str(last_checkpoint(folder))
         if self.subcommand == "fit":
-            if config.ckpt_path is not None:
+            if config.ckpt_path is None:
+                check_new_run(folder)
+            else:
                 config.model.init_from = None
             return
         if config.ckpt_path is None and config.model.init_from is None:

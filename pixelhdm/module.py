@@ -142,7 +142,7 @@ class PixelHDMModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         weight = batch["weight"] / mean_total(batch["weight"])
         losses = self.losses(batch, weight, self.network, self.conditioner)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, sync_dist=True)
         return losses["total"]
 
     def on_validation_start(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from pixelhdm.checkpoints import ENDING, FOLDER, last_checkpoint, remove_leftovers
+from pixelhdm.checkpoints import ENDING, FOLDER, remove_leftovers
 from pixelhdm.errors import UserError
 
 
@@ -39,15 +39,8 @@ class RunCheckpoint(Checkpoint):
         self.handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or not trainer.is_global_zero:
-            return
-        remove_leftovers(trainer.default_root_dir)
-        if trainer.ckpt_path is None and list((Path(trainer.default_root_dir) / FOLDER).glob(f"*{ENDING}")):
-            raise UserError(
-                f"a new run must not overwrite an old one, got default_root_dir={trainer.default_root_dir}, which holds "
-                f"{last_checkpoint(trainer.default_root_dir).name}. Go on with --ckpt_path last, or choose another "
-                "folder with --trainer.default_root_dir, or delete this one."
-            )
+        if stage == "fit" and trainer.is_global_zero:
+            remove_leftovers(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen = trainer.global_step
@@ -78,7 +71,7 @@ class RunCheckpoint(Checkpoint):
         """Write a checkpoint, then delete the oldest ones beyond `keep`."""
         folder = Path(trainer.default_root_dir) / FOLDER
         self.latest = folder / f"step_{trainer.global_step:08d}{ENDING}"
-        trainer.save_checkpoint(self.latest)
+        trainer.save_checkpoint(self.latest, weights_only=False)
         if self.keep and trainer.is_global_zero:
             for old in sorted(folder.glob(f"step_*{ENDING}"))[: -self.keep]:
                 old.unlink()

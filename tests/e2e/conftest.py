@@ -1,0 +1,66 @@
+"""The real command line, in this process or in its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelhdm import cli
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ["-c", str(ROOT / "configs_c2i/quickstart.yaml"), "-c", str(ROOT / "tests/offline.yaml")]
+
+
+@pytest.fixture(autouse=True)
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in its own folder, where data/ and runs/ appear."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run the command line here and return what it printed; a SystemExit passes through."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+        cli.main()
+        return "".join(capsys.readouterr())
+
+    return call
+
+
+def start(*arguments: object, processes: int = 1) -> subprocess.Popen:
+    """Start the command line in its own process or processes."""
+    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    """Wait for it and return its output."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    return output
+
+
+def checkpoint(folder: str | Path, step: int) -> dict:
+    """A checkpoint's content."""
+    return torch.load(Path(folder) / f"checkpoints/step_{step:08d}.ckpt", weights_only=True)
+
+
+def differences(a: object, b: object, path: str = "") -> list[str]:
+    """Where two checkpoints differ, to the bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
+        return keys + [d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+    return [] if a == b else [path]
