@@ -22,35 +22,43 @@ def wait_for(path: Path, process) -> None:
         time.sleep(0.01)
 
 
-def whole_run(run) -> dict:
-    run("fit", *LONG, "--trainer.default_root_dir=whole")
-    return checkpoint("whole", 260)
+def fit(*arguments: object) -> None:
+    """Train in a process of its own: type checks in this one would draw from Python's random generator."""
+    finish(start("fit", *arguments))
 
 
-def test_killed_run_resumes_bit_identically(run):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    """The end of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(*LONG, f"--trainer.default_root_dir={folder}")
+    return checkpoint(folder, 260)
+
+
+def test_killed_run_resumes_bit_identically(whole):
     """SIGKILL twice, once in each epoch; then weights, EMA, optimizer, RNG, data position and loops are equal."""
     for step, extra in ((40, []), (220, ["--ckpt_path=last"])):
         process = start("fit", *LONG, "--trainer.default_root_dir=killed", *extra)
         wait_for(Path(f"killed/checkpoints/step_{step:08d}.ckpt"), process)
         process.send_signal(signal.SIGKILL)
         finish(process, -signal.SIGKILL)
-    run("fit", *LONG, "--trainer.default_root_dir=killed", "--ckpt_path=last")
-    assert differences(whole_run(run), checkpoint("killed", 260)) == []
+    fit(*LONG, "--trainer.default_root_dir=killed", "--ckpt_path=last")
+    assert differences(whole, checkpoint("killed", 260)) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_saves_and_says_how_to_go_on(run, signum):
+def test_interrupted_run_saves_and_says_how_to_go_on(whole, signum):
     process = start("fit", *LONG, "--trainer.default_root_dir=stopped")
     wait_for(Path("stopped/checkpoints/step_00000020.ckpt"), process)
     process.send_signal(signum)
     output = finish(process, 128 + signum)
     assert "--ckpt_path last" in output
     assert "Traceback" not in output
-    run("fit", *LONG, "--trainer.default_root_dir=stopped", "--ckpt_path=last")
-    assert differences(whole_run(run), checkpoint("stopped", 260)) == []
+    fit(*LONG, "--trainer.default_root_dir=stopped", "--ckpt_path=last")
+    assert differences(whole, checkpoint("stopped", 260)) == []
 
 
-def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file(run, monkeypatch):
+def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
     """The writing process dies half way; what lies in the folder under a checkpoint's name is whole."""
     code = (
         "import os, sys, torch\n"
@@ -72,23 +80,25 @@ def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file(run, monkeypatch
     assert "step_00000004.ckpt" in names
     assert "step_00000008.ckpt" not in names
     assert len(names) == 2  # the unfinished one is there under a temporary name
-    run("fit", *QUICKSTART, "--trainer.default_root_dir=torn", "--ckpt_path=last")
-    run("fit", *QUICKSTART, "--trainer.default_root_dir=whole")
+    fit(*QUICKSTART, "--trainer.default_root_dir=torn", "--ckpt_path=last")
+    fit(*QUICKSTART, "--trainer.default_root_dir=whole")
     assert differences(checkpoint("whole", 8), checkpoint("torn", 8)) == []
     assert all(file.suffix == ".ckpt" for file in Path("torn/checkpoints").iterdir())
 
 
-def test_epoch_end_and_accumulation_resume_exactly(run):
+def test_epoch_end_and_accumulation_resume_exactly():
     """A checkpoint on an epoch's last step, with two batches a step."""
-    flags = [*QUICKSTART, "--trainer.max_steps=-1", "--trainer.accumulate_grad_batches=2", "--data.batch_size=404"]
-    run("fit", *flags, "--trainer.max_epochs=3", "--checkpoint.every_n_steps=1", "--trainer.default_root_dir=whole")
-    run("fit", *flags, "--trainer.max_epochs=3", "--trainer.default_root_dir=parts", f"--ckpt_path={step_two()}")
-    end = max(Path("whole/checkpoints").iterdir()).name
-    assert differences(*(torch.load(f"{name}/checkpoints/{end}", weights_only=True) for name in ("whole", "parts"))) == []
-
-
-def step_two() -> Path:
-    return Path("whole/checkpoints/step_00000002.ckpt").resolve()
+    flags = [*QUICKSTART, "--trainer.max_steps=-1", "--trainer.max_epochs=3", "--checkpoint.every_n_steps=1"]
+    flags += ["--trainer.accumulate_grad_batches=2", "--data.batch_size=404", "--trainer.val_check_interval=2"]
+    fit(*flags, "--trainer.default_root_dir=whole")
+    middle = Path("whole/checkpoints/step_00000002.ckpt").resolve()  # 1,617 images: 5 batches, 3 steps an epoch
+    fit(*flags, "--trainer.default_root_dir=middle", f"--ckpt_path={middle}")
+    end = middle.with_name("step_00000003.ckpt")
+    fit(*flags, "--trainer.default_root_dir=end", f"--ckpt_path={end}")
+    for name in ("middle", "end"):
+        different = differences(checkpoint("whole", 9), checkpoint(name, 9))
+        # Lightning counts the epoch that a run resumed at an epoch's end begins and leaves at once.
+        assert [key for key in different if not key.startswith("/loops/fit_loop/epoch_progress")] == []
 
 
 def test_changed_batch_size_is_refused_on_resume(run):

@@ -1,0 +1,200 @@
+"""fit, validate and predict as a user runs them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pixelhdm.data.digits import Digits
+from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, finish, start
+
+LAST = "--ckpt_path=runs/quickstart/checkpoints/step_00000008.ckpt"
+
+
+def test_fit_says_where_everything_is_and_the_next_command_works(run):
+    output = run("fit", *QUICKSTART)
+    for file in ("samples/step_00000008.png", "checkpoints/step_00000008.ckpt", "config.yaml"):
+        assert f"runs/quickstart/{file}" in output
+        assert (Path("runs/quickstart") / file).is_file()
+    command = output[output.index("python main.py predict") :].split("\n")[0].split()[2:]
+    run(*command)
+    folder = next(Path("runs/quickstart/predict").iterdir())
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"grid.png"} | {f"class{c:04d}_seed{s:06d}.png" for c in (1, 7) for s in (0, 1)}
+
+
+def test_resolved_config_repeats_the_run(run):
+    run("fit", *QUICKSTART)
+    run("fit", "-c", "runs/quickstart/config.yaml", "--trainer.default_root_dir=again")
+    first, again = (checkpoint(folder, 8)["state_dict"] for folder in ("runs/quickstart", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_predict_flags_and_metadata(run):
+    run("fit", *QUICKSTART)
+    flags = ["--data.draw.classes=3", "--data.draw.num_per_class=2", "--data.draw.seed=40"]
+    flags += ["--model.sampler.num_steps=3", "--model.guidance.scale=2.5", "--save_images.folder=out"]
+    run("predict", *QUICKSTART, LAST, *flags)
+    assert sorted(file.name for file in Path("out").glob("class*")) == [
+        "class0003_seed000040.png",
+        "class0003_seed000041.png",
+    ]
+    image = Image.open("out/class0003_seed000041.png")
+    facts = {key.removeprefix("pixelhdm."): value for key, value in image.text.items()}
+    assert image.size == (8, 8)
+    assert facts["class"] == "3"
+    assert facts["seed"] == "41"
+    assert facts["steps"] == "3"
+    assert facts["scale"] == "2.5"
+
+
+def test_predict_builds_nothing_of_training(run, monkeypatch):
+    """No data source, loss or optimizer is made, and the data need not exist."""
+    run("fit", *QUICKSTART)
+    monkeypatch.setattr(Digits, "__init__", lambda *_, **__: pytest.fail("a training source was built"))
+    run("predict", *QUICKSTART, LAST, "--model.loss.class_path=pixelhdm.training.losses.velocity.VelocityLoss")
+
+
+def test_average_and_raw_weights_draw_differently_and_image_does_not_depend_on_the_batch(run):
+    run("fit", *QUICKSTART, "--trainer.max_steps=40", "--ema.decay=0.99", "--model.optimizer.lr=0.01")
+    last = "--ckpt_path=last"
+    images = {}
+    for name, flags in {
+        "ema": [],
+        "small": ["--data.batch_size=1"],
+        "raw": ["--model.weights=raw"],
+    }.items():
+        run("predict", *QUICKSTART, last, f"--save_images.folder={name}", *flags)
+        files = sorted(Path(name).glob("class*"))
+        images[name] = np.stack([np.asarray(Image.open(file)) for file in files]).astype(int)
+    assert np.abs(images["ema"] - images["small"]).max() <= 1
+    assert np.abs(images["ema"] - images["raw"]).max() > 1
+
+
+def test_validate_measures_the_average_on_held_out_images(run):
+    run("fit", *QUICKSTART)
+    first, again = run("validate", *QUICKSTART, LAST), run("validate", *QUICKSTART, LAST, "--data.batch_size=64")
+    values = [float(text.split("val/total")[1].split()[1]) for text in (first, again)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert 0.1 < values[0] < 10
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights):
+    run("fit", *QUICKSTART)
+    output = run(
+        "fit", *QUICKSTART, f"--model.init_from={LAST.split('=')[1]}", f"--model.weights={weights}",
+        "--trainer.default_root_dir=new", "--trainer.max_steps=1", "--model.optimizer.lr=0",
+        "--checkpoint.every_n_steps=1",
+    )  # fmt: skip
+    assert "none missing" in output
+    old, new = checkpoint("runs/quickstart", 8), checkpoint("new", 1)
+    prefix = "ema." if weights == "ema" else ""
+    raw = {key: value for key, value in new["state_dict"].items() if not key.startswith("ema.")}
+    assert all(torch.equal(value, old["state_dict"][prefix + key]) for key, value in raw.items())
+    assert new["global_step"] == 1
+
+
+def test_wrong_checkpoints_are_errors(run):
+    run("fit", *QUICKSTART)
+    whole = Path(LAST.split("=")[1]).read_bytes()
+    Path("torn.ckpt").write_bytes(whole[: len(whole) // 2])
+    for command in ("fit", "validate", "predict"):
+        new = [*QUICKSTART, "--trainer.default_root_dir=other"]
+        with pytest.raises(SystemExit, match="torn or not a checkpoint"):
+            run(command, *new, "--ckpt_path=torn.ckpt")
+        with pytest.raises(SystemExit, match="does not exist"):
+            run(command, *new, "--ckpt_path=missing.ckpt")
+        with pytest.raises(SystemExit, match=r"does not fit the config: .*other shapes.*hidden_dim|does not fit"):
+            run(command, *new, LAST, "--model.network.bottleneck_dim=8")
+        with pytest.raises(SystemExit, match="tensors it lacks"):
+            run(command, *new, LAST, "--model.network.patch_depth=3")
+    for command in ("validate", "predict"):
+        with pytest.raises(SystemExit, match="needs trained weights"):
+            run(command, *QUICKSTART)
+
+
+def test_two_processes_share_the_work(run):
+    """The same images as one process, none missing; the same losses and weights up to rounding."""
+    sgd = ["--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=0.05"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4", "--trainer.default_root_dir=two"]
+    finish(start("fit", *QUICKSTART, *sgd, *ddp, "--trainer.max_steps=220", processes=2))  # into the second epoch
+    run("fit", *QUICKSTART, *sgd, "--trainer.max_steps=220")
+    one, two = (checkpoint(folder, 220) for folder in ("runs/quickstart", "two"))
+    for key, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-3, atol=1e-5)
+    last = "--ckpt_path=two/checkpoints/step_00000220.ckpt"
+    flags = [*QUICKSTART, last, "--data.draw.num_per_class=3"]
+    finish(start("predict", *flags, *ddp[:2], "--data.batch_size=2", "--save_images.folder=b", processes=2))
+    run("predict", *flags, "--save_images.folder=a")
+    names = sorted(file.name for file in Path("a").iterdir())
+    assert names == sorted(file.name for file in Path("b").iterdir())
+    for name in names:
+        a, b = (np.asarray(Image.open(Path(folder) / name)).astype(int) for folder in "ab")
+        assert np.abs(a - b).max() <= 1
+
+
+def test_non_finite_steps_are_skipped_counted_and_at_last_fatal(run):
+    """A learning rate that explodes: weights stay finite, samples are listed, the last checkpoint is whole."""
+    flags = [*QUICKSTART, "--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=1e18"]
+    with pytest.raises(SystemExit, match=r"5 steps in a row.*lower learning rate"):
+        run("fit", *flags, "--trainer.max_steps=50", "--skip_non_finite.max_in_a_row=5", "--checkpoint.every_n_steps=1")
+    lines = [json.loads(line) for line in Path("runs/quickstart/non_finite.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    assert all(len(line["samples"]) == 8 for line in lines)
+    files = sorted(Path("runs/quickstart/checkpoints").iterdir())
+    state = torch.load(files[-1], weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
+
+
+CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.name != "base.yaml"], ids=lambda c: c.stem)
+def test_every_shipped_config_trains_and_draws_tiny(run, config):
+    base = ["-c", config.parent / "base.yaml"] if "base.yaml" in config.read_text() else []
+    flags = [*base, "-c", config, "-c", ROOT / "tests/offline.yaml", "--trainer.default_root_dir=run"]
+    run("fit", *flags)
+    run("predict", *flags, "--ckpt_path=last")
+    assert list(Path("run/predict").glob("*/grid.png"))
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_help_explains_every_own_argument(run, command, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(command, "--help")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    own = [line for line in text.splitlines() if line.lstrip().startswith(("--model.", "--data.", "--ema.", "--cpu"))]
+    assert len(own) > 15
+    for name in ("--ema.decay", "--model.flow.t_eps", "--data.draw.seed", "--checkpoint.keep", "--model.weights"):
+        entry = text[text.index(name) :]
+        assert "default" in entry[: entry.index("\n  --", 5)], name
+
+
+def test_print_config_shows_the_merged_files(run, capsys):
+    with pytest.raises(SystemExit):
+        run("fit", *QUICKSTART, "--print_config")
+    merged = yaml.safe_load(capsys.readouterr().out)
+    assert merged["model"]["network"]["init_args"]["hidden_dim"] == 32
+    assert merged["model"]["guidance"]["init_args"]["scale"] == 2.0
+
+
+def test_default_configs_have_the_stated_size(monkeypatch):
+    """pixelhdm_256.yaml parses, builds and has as many parameters as its head comment says."""
+    from pixelhdm.cli import PixelHDMCLI
+    from pixelhdm.module import PixelHDMModule
+
+    files = [f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")]
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    parser = PixelHDMCLI.parser_only()
+    config = parser.parse_args(files)
+    with torch.device("meta"):
+        module = parser.instantiate_classes(config).model
+    assert isinstance(module, PixelHDMModule)
+    assert sum(p.numel() for p in module.network.parameters()) == 356_708_483
+    assert sum(p.numel() for p in module.conditioner.parameters()) == 9_225_216
