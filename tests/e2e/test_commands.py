@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+from pixelhdm import cli
 from pixelhdm.data.digits import Digits
 from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, finish, start
 
@@ -184,17 +185,11 @@ def test_print_config_shows_the_merged_files(run, capsys):
     assert merged["model"]["guidance"]["init_args"]["scale"] == 2.0
 
 
-def test_default_configs_have_the_stated_size(monkeypatch):
+def test_default_configs_have_the_stated_size(run, monkeypatch):
     """pixelhdm_256.yaml parses, builds and has as many parameters as its head comment says."""
-    from pixelhdm.cli import PixelHDMCLI
-    from pixelhdm.module import PixelHDMModule
-
-    files = [f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")]
-    monkeypatch.setattr("sys.argv", ["main.py"])
-    parser = PixelHDMCLI.parser_only()
-    config = parser.parse_args(files)
+    built = []
+    monkeypatch.setattr(cli.PixelHDMCLI, "_run_subcommand", lambda self, _: built.append(self.model))
     with torch.device("meta"):
-        module = parser.instantiate_classes(config).model
-    assert isinstance(module, PixelHDMModule)
-    assert sum(p.numel() for p in module.network.parameters()) == 356_708_483
-    assert sum(p.numel() for p in module.conditioner.parameters()) == 9_225_216
+        run("fit", *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")))
+    assert sum(p.numel() for p in built[0].network.parameters()) == 356_708_483
+    assert sum(p.numel() for p in built[0].conditioner.parameters()) == 9_225_216
