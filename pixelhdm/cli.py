@@ -32,7 +32,11 @@ from pixelhdm.parser import Parser
 USAGE = "%(prog)s [-c FILE]... [--key=value]..."
 TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
 
-QUIET = ("module\\(s\\) in eval mode", "isinstance\\(treespec, LeafSpec\\)")  # the EMA copy is meant to be; torch's own
+QUIET = (
+    "module\\(s\\) in eval mode",  # the EMA copy is meant to be
+    "your dataloader is not resumable",  # the data module keeps the position
+    "isinstance\\(treespec, LeafSpec\\)",  # Lightning against a newer torch
+)
 
 for message in QUIET:
     warnings.filterwarnings("ignore", f".*{message}")
