@@ -182,12 +182,12 @@ class PixelHDMModule(LightningModule):
 
 
 def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """The sum of the weights, averaged over the processes, and at least 1.
+    """The sum of the weights over all processes, at least 1, divided by their number.
 
     Divided by it, each process's weighted sum averages over processes to the weighted mean of the global batch.
     """
     total = weight.sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
-        total = total / torch.distributed.get_world_size()
+        return total.clamp(min=1) / torch.distributed.get_world_size()
     return total.clamp(min=1)

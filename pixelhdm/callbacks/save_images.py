@@ -52,7 +52,9 @@ class SaveImages(Callback):
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, outputs: Drawn, *_: Any) -> None:
         folder = self.target(trainer, pl_module)
-        for image, condition, seed in zip(*(part.numpy() for part in outputs), strict=True):
+        for image, condition, seed in zip(
+            outputs.images.numpy(), outputs.condition.tolist(), outputs.seed.tolist(), strict=True
+        ):
             facts = PngInfo()
             own = {"class": str(condition), "seed": str(seed)}
             for name, value in (own | self.settings(trainer, pl_module)).items():

@@ -85,14 +85,15 @@ def test_validate_measures_the_average_on_held_out_images(run):
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights):
+def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights, caplog):
     run("fit", *QUICKSTART)
-    output = run(
+    run(
         "fit", *QUICKSTART, f"--model.init_from={LAST.split('=')[1]}", f"--model.weights={weights}",
         "--trainer.default_root_dir=new", "--trainer.max_steps=1", "--model.optimizer.lr=0",
         "--checkpoint.every_n_steps=1",
     )  # fmt: skip
-    assert "none missing" in output
+    assert f"Loaded {weights} weights of step 8" in caplog.text
+    assert "none missing" in caplog.text
     old, new = checkpoint("runs/quickstart", 8), checkpoint("new", 1)
     prefix = "ema." if weights == "ema" else ""
     raw = {key: value for key, value in new["state_dict"].items() if not key.startswith("ema.")}
@@ -123,11 +124,12 @@ def test_two_processes_share_the_work(run):
     """The same images as one process, none missing; the same losses and weights up to rounding."""
     sgd = ["--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=0.05"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4", "--trainer.default_root_dir=two"]
-    finish(start("fit", *QUICKSTART, *sgd, *ddp, "--trainer.max_steps=220", processes=2))  # into the second epoch
-    run("fit", *QUICKSTART, *sgd, "--trainer.max_steps=220")
+    sgd += ["--trainer.max_steps=220", "--trainer.val_check_interval=203"]  # past the padded batch, the 203rd
+    finish(start("fit", *QUICKSTART, *sgd, *ddp, processes=2))
+    finish(start("fit", *QUICKSTART, *sgd))
     one, two = (checkpoint(folder, 220) for folder in ("runs/quickstart", "two"))
     for key, value in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=1e-4)
     last = "--ckpt_path=two/checkpoints/step_00000220.ckpt"
     flags = [*QUICKSTART, last, "--data.draw.num_per_class=3"]
     finish(start("predict", *flags, *ddp[:2], "--data.batch_size=2", "--save_images.folder=b", processes=2))
