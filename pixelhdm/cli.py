@@ -24,14 +24,23 @@ from pixelhdm.callbacks.random_state import RandomState
 from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
 from pixelhdm.checkpoints import AtomicCheckpointIO, check_new_run, last_checkpoint
+from pixelhdm.data.digits import Digits
+from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.samplers import EulerSampler, HeunSampler
+from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser
+from pixelhdm.training.losses.velocity import VelocityLoss
 
 USAGE = "%(prog)s [-c FILE]... [--key=value]..."
 TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
 
+# Imported so that a config may call them by their bare names and --help lists them.
+BY_NAME = (ClassConditioner, Digits, EulerSampler, Guidance, HeunSampler, ImageFolder, PixelHDM, VelocityLoss)
 QUIET = (
     "module\\(s\\) in eval mode",  # the EMA copy is meant to be
     "your dataloader is not resumable",  # the data module keeps the position
