@@ -4,10 +4,11 @@
 
 Draws with the real command line and prints two figures:
 
-- obedience: the share of 500 samples at guidance scale 2 to which a logistic regression, trained on the real training
-  digits, gives the class that was asked for (beside it: the same judge on real held-out digits);
-- variety: the mean distance between two samples of one class at scale 1, over the same of real training digits
-  (1 means as varied as the data; beside it: the held-out digits).
+- obedience: the share of 500 samples at guidance scale 2 to which a logistic regression, trained on
+  the real training digits, gives the class that was asked for (beside it: the same judge on real
+  held-out digits);
+- variety: the mean distance between two samples of one class at scale 1, over the same of real
+  training digits (1 means as varied as the data; beside it: the held-out digits).
 """
 
 import argparse
@@ -34,7 +35,9 @@ def real(split: str) -> tuple[np.ndarray, np.ndarray]:
     return source.images[..., 0].reshape(len(source), -1) / 255, source.labels
 
 
-def drawn(arguments: argparse.Namespace, scale: float, folder: str) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    arguments: argparse.Namespace, scale: float, folder: str
+) -> tuple[np.ndarray, np.ndarray]:
     """The same of samples, drawn by the command line."""
     flags = {
         "--ckpt_path": arguments.ckpt_path,
@@ -45,7 +48,9 @@ def drawn(arguments: argparse.Namespace, scale: float, folder: str) -> tuple[np.
         "--save_images.folder": folder,
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    subprocess.run([sys.executable, "main.py", "predict", "-c", arguments.config, *words], check=True)
+    subprocess.run(
+        [sys.executable, "main.py", "predict", "-c", arguments.config, *words], check=True
+    )
     files = sorted(Path(folder).glob("class*_seed*.png"))
     pixels = [np.asarray(Image.open(file).convert("L")).ravel() / 255 for file in files]
     return np.stack(pixels), np.array([int(file.name[5:9]) for file in files])
@@ -57,19 +62,26 @@ def spread(pixels: np.ndarray, labels: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of the trained quickstart")
     parser.add_argument("--config", default="configs_c2i/quickstart.yaml", help="its config")
-    parser.add_argument("--num_samples", type=int, default=500, help="samples for each figure, all classes together")
+    parser.add_argument(
+        "--num_samples", type=int, default=500, help="samples for each figure, all classes together"
+    )
     arguments = parser.parse_args()
     train, held_out = real("train"), real("val")
     judge = LogisticRegression(max_iter=1000).fit(*train)
     with tempfile.TemporaryDirectory() as strong, tempfile.TemporaryDirectory() as plain:
         guided, free = drawn(arguments, 2.0, strong), drawn(arguments, 1.0, plain)
-    print(f"obedience at scale 2   {judge.score(*guided):.3f}   (real held-out {judge.score(*held_out):.3f})")
+    reached = judge.score(*held_out)
+    print(f"obedience at scale 2   {judge.score(*guided):.3f}   (real held-out {reached:.3f})")
     print(f"obedience at scale 1   {judge.score(*free):.3f}")
-    print(f"variety at scale 1     {spread(*free) / spread(*train):.3f}   (real held-out {spread(*held_out) / spread(*train):.3f})")
-    print(f"variety at scale 2     {spread(*guided) / spread(*train):.3f}")
+    unit = spread(*train)
+    real_spread = spread(*held_out) / unit
+    print(f"variety at scale 1     {spread(*free) / unit:.3f}   (real held-out {real_spread:.3f})")
+    print(f"variety at scale 2     {spread(*guided) / unit:.3f}")
 
 
 if __name__ == "__main__":

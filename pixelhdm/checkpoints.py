@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, read with a reason when they cannot be, and fitted key by key."""
+"""Checkpoint files: written whole, read with a reason when they cannot be, and fitted by key."""
 
 import os
 import pickle
@@ -20,9 +20,11 @@ EMA_PREFIX, LOSS_PREFIX = "ema.", "loss."
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint plugin, made safe: a file appears whole under its name, or not at all."""
+    """Lightning's checkpoint plugin, made safe: a file appears whole, or not at all."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
@@ -40,16 +42,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: it is missing, torn, or not one of PixelHDM's.
     """
     if not Path(path).is_file():
-        raise UserError(f"checkpoint must be a file, got {path}, which does not exist. Look into runs/*/{FOLDER}/.")
+        raise UserError(
+            f"checkpoint must be a file, got {path}, which does not exist. Look into "
+            f"runs/*/{FOLDER}/."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0][:200]
         raise UserError(
-            f"checkpoint {path} is torn or not a checkpoint ({reason}). Use an earlier one from the same folder."
+            f"checkpoint {path} is torn or not a checkpoint ({reason}). Use an earlier one from "
+            "the same folder."
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"checkpoint {path} must hold a state_dict, got a file without one. Is it from PixelHDM?")
+        raise UserError(
+            f"checkpoint {path} must hold a state_dict, got a file without one. Is it from "
+            "PixelHDM?"
+        )
     return checkpoint
 
 
@@ -72,8 +81,10 @@ def check_new_run(run_folder: str | Path) -> None:
     """Raise a UserError if the folder of a new run holds an older run's checkpoints."""
     if any((Path(run_folder) / FOLDER).glob(f"*{ENDING}")):
         raise UserError(
-            f"a new run must not overwrite an old one, got default_root_dir={run_folder}, which holds "
-            f"{last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose another folder with "
+            f"a new run must not overwrite an old one, got default_root_dir={run_folder}, which "
+            "holds "
+            f"{last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose another "
+            "folder with "
             "--trainer.default_root_dir, or delete this one."
         )
 
@@ -90,7 +101,9 @@ def remove_leftovers(run_folder: str | Path) -> None:
         os.unlink(file)
 
 
-def choose_weights(state: Mapping[str, Tensor], weights: Weights, source: str | Path) -> dict[str, Tensor]:
+def choose_weights(
+    state: Mapping[str, Tensor], weights: Weights, source: str | Path
+) -> dict[str, Tensor]:
     """The averaged or the raw weights of a training checkpoint, under the raw ones' names.
 
     Raises:
@@ -99,18 +112,27 @@ def choose_weights(state: Mapping[str, Tensor], weights: Weights, source: str | 
     raw = {key: value for key, value in state.items() if not key.startswith(EMA_PREFIX)}
     if weights == "raw":
         return raw
-    average = {key.removeprefix(EMA_PREFIX): value for key, value in state.items() if key.startswith(EMA_PREFIX)}
+    average = {
+        key.removeprefix(EMA_PREFIX): value
+        for key, value in state.items()
+        if key.startswith(EMA_PREFIX)
+    }
     if not average:
-        raise UserError(f"checkpoint {source} must hold an EMA average, got none. Use --model.weights raw.")
+        raise UserError(
+            f"checkpoint {source} must hold an EMA average, got none. Use --model.weights raw."
+        )
     return raw | average
 
 
-def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str | Path) -> None:
+def check_fit(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str | Path
+) -> None:
     """Raise a UserError that says what differs, unless keys and shapes are the same."""
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
     shapes = [
-        f"{key} {tuple(found[key].shape)} in the checkpoint, {tuple(expected[key].shape)} in the config"
+        f"{key} {tuple(found[key].shape)} in the checkpoint, {tuple(expected[key].shape)} in the "
+        "config"
         for key in expected
         if key in found and found[key].shape != expected[key].shape
     ]
@@ -125,5 +147,6 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], sourc
     ]
     if parts:
         raise UserError(
-            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. Use the config that it was trained with."
+            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. Use the config "
+            "that it was trained with."
         )

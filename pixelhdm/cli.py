@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy core must not stall the others: spinning costs up to 30x
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
@@ -40,7 +42,16 @@ USAGE = "%(prog)s [-c FILE]... [--key=value]..."
 TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
 
 # Imported so that a config may call them by their bare names and --help lists them.
-BY_NAME = (ClassConditioner, Digits, EulerSampler, Guidance, HeunSampler, ImageFolder, PixelHDM, VelocityLoss)
+BY_NAME = (
+    ClassConditioner,
+    Digits,
+    EulerSampler,
+    Guidance,
+    HeunSampler,
+    ImageFolder,
+    PixelHDM,
+    VelocityLoss,
+)
 QUIET = (
     "module\\(s\\) in eval mode",  # the EMA copy is meant to be
     "your dataloader is not resumable",  # the data module keeps the position
@@ -59,7 +70,9 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True)
+            self.parser.save(
+                self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True
+            )
 
 
 class PixelHDMCLI(LightningCLI):
@@ -75,7 +88,8 @@ class PixelHDMCLI(LightningCLI):
             "--cpu_threads",
             type=PositiveInt | None,
             default=None,
-            help="threads of a process's CPU arithmetic; empty takes one per core. Small networks run best on 1.",
+            help="threads of a process's CPU arithmetic; empty takes one per core. Small networks "
+            "run best on 1.",
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -84,7 +98,9 @@ class PixelHDMCLI(LightningCLI):
         parser.add_lightning_class_args(SaveImages, "save_images")
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: a checkpoint never changes the config (Lightning's own would merge its hyperparameters)."""
+        """Do nothing: a checkpoint never changes the config (Lightning's own would merge its
+        hyperparameters).
+        """
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -103,7 +119,9 @@ class PixelHDMCLI(LightningCLI):
                 config.model.init_from = None
             return
         if config.ckpt_path is None and config.model.init_from is None:
-            raise UserError(f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last.")
+            raise UserError(
+                f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last."
+            )
         if self.subcommand == "predict":
             config.return_predictions = False
             for key in TRAINING_ONLY:
@@ -119,7 +137,9 @@ class PixelHDMCLI(LightningCLI):
         plugins = config.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         return super().instantiate_trainer(
-            callbacks=[*(config.callbacks or []), *own], plugins=[*plugins, AtomicCheckpointIO()], **kwargs
+            callbacks=[*(config.callbacks or []), *own],
+            plugins=[*plugins, AtomicCheckpointIO()],
+            **kwargs,
         )
 
     def after_fit(self) -> None:
@@ -133,7 +153,9 @@ class PixelHDMCLI(LightningCLI):
         print(f"  samples     {parts[SampleImages].latest}")
         print(f"  checkpoint  {checkpoint}")
         print(f"  config      {folder / 'config.yaml'}")
-        print(f"Draw more:    python main.py predict {self.config_files()} --ckpt_path {checkpoint}")
+        print(
+            f"Draw more:    python main.py predict {self.config_files()} --ckpt_path {checkpoint}"
+        )
 
     def config_files(self) -> str:
         """The -c arguments of this call, to be given again."""
@@ -151,7 +173,10 @@ def main() -> None:
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False, **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()}},
+            parser_kwargs={
+                "allow_abbrev": False,
+                **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()},
+            },
         )
     except UserError as error:
         sys.exit(f"error: {error}")

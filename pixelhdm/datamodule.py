@@ -13,8 +13,8 @@ from pixelhdm.errors import UserError
 class PixelHDMDataModule(LightningDataModule):
     """Training and held-out images, and the list of images to draw.
 
-    Its state is the position in the data: a resumed run goes on with the next batch, on the same number of images
-    per step whatever the number of processes.
+    Its state is the position in the data: a resumed run goes on with the next batch, on the same
+    number of images per step whatever the number of processes.
 
     Args:
         image_size: side of the square training images in pixels.
@@ -42,7 +42,12 @@ class PixelHDMDataModule(LightningDataModule):
                 "batch_size and image_size must be at least 1 and num_threads at least 0, "
                 f"got {batch_size}, {image_size} and {num_threads}."
             )
-        self.image_size, self.batch_size, self.draw, self.num_threads = image_size, batch_size, draw, num_threads
+        self.image_size, self.batch_size, self.draw, self.num_threads = (
+            image_size,
+            batch_size,
+            draw,
+            num_threads,
+        )
         self.sources = {"train": train, "val": val}
         self.seed = seed or 0
         self.loader: EpochLoader | None = None
@@ -74,7 +79,9 @@ class PixelHDMDataModule(LightningDataModule):
         """The loader of a source for this process."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
         source = self.sources[name]
-        return EpochLoader(source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads)
+        return EpochLoader(
+            source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads
+        )
 
     def train_dataloader(self) -> EpochLoader:
         self.loader = self.build_loader("train", shuffle=True)
@@ -88,7 +95,9 @@ class PixelHDMDataModule(LightningDataModule):
         return [] if self.sources["val"] is None else self.build_loader("val", shuffle=False)
 
     def predict_dataloader(self) -> DrawLoader:
-        return DrawLoader(self.draw, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        return DrawLoader(
+            self.draw, self.batch_size, self.trainer.global_rank, self.trainer.world_size
+        )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.trainer.lightning_module.conditioner.check(batch["condition"])
@@ -116,6 +125,7 @@ class PixelHDMDataModule(LightningDataModule):
         for name, value in self.identity().items():
             if state[name] != value:
                 raise UserError(
-                    f"a resumed run must keep its {name}, got {value} where the checkpoint has {state[name]}. "
+                    f"a resumed run must keep its {name}, got {value} where the checkpoint has "
+                    f"{state[name]}. "
                     "Restore it, or start a new run from the weights with --model.init_from."
                 )

@@ -2,4 +2,6 @@
 
 
 class UserError(ValueError):
-    """Wrong input from a person: the command line prints its text as one sentence, without a traceback."""
+    """Wrong input from a person: the command line prints its text as one sentence, without a
+    traceback.
+    """

@@ -10,9 +10,11 @@ TEMPORARY = ".part"
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; move it to `path` at the end, or delete it after an error.
+    """Give a temporary name beside `path` to write to; move it to `path` at the end, or delete it
+    after an error.
 
-    The data reach the disk before the move, so a kill at any moment leaves the old file or the new one.
+    The data reach the disk before the move, so a kill at any moment leaves the old file or the new
+    one.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")

@@ -1,4 +1,4 @@
-"""The LightningModule: one training step, one validation step, one predict step, and what is trained."""
+"""The LightningModule: what is trained, one training step, one held-out step, one predict step."""
 
 import copy
 from collections import defaultdict
@@ -42,7 +42,8 @@ class Drawn(NamedTuple):
 
 
 class PixelHDMModule(LightningModule):
-    """Everything that makes a diffusion model: network, condition, flow, loss and how images are drawn.
+    """Everything that makes a diffusion model: network, condition, flow, loss and how images are
+    drawn.
 
     Args:
         network: maps noisy image, time and context to a prediction.
@@ -51,11 +52,12 @@ class PixelHDMModule(LightningModule):
         guidance: how conditional and empty predictions are combined when drawing.
         flow: path from noise to image and meaning of the prediction.
         loss: what training minimises; not built by predict.
-        optimizer: class and settings of the optimizer over all trained parameters; not built by predict.
-        weights: which weights of a checkpoint validate, predict and init_from take, and which the sample grids of
-            fit show: ema (the average) or raw.
-        init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0; not used when
-            a run is resumed with --ckpt_path.
+        optimizer: class and settings of the optimizer over all trained parameters; not built by
+            predict.
+        weights: which weights of a checkpoint validate, predict and init_from take, and which the
+            sample grids of fit show: ema (the average) or raw.
+        init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0;
+            not used when a run is resumed with --ckpt_path.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class PixelHDMModule(LightningModule):
         if init_from is not None:
             self.load_weights(init_from)
 
-    # What is trained, averaged and loaded ---------------------------------------------------------------------------
+    # What is trained, averaged and loaded ---------------------------------------------------------
 
     def add_average(self) -> None:
         """Register a copy of what draws images, for the EMA callback to update."""
@@ -88,12 +90,16 @@ class PixelHDMModule(LightningModule):
     def averaged(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Pairs of averaged and raw parameter."""
         for part in ("network", "conditioner"):
-            yield from zip(self.ema[part].parameters(), getattr(self, part).parameters(), strict=True)
+            yield from zip(
+                self.ema[part].parameters(), getattr(self, part).parameters(), strict=True
+            )
 
     def configure_optimizers(self) -> Optimizer:
         if self.optimizer is None:
             raise UserError("optimizer must be given to train, got none. Set model.optimizer.")
-        return self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        return self.optimizer(
+            [parameter for parameter in self.parameters() if parameter.requires_grad]
+        )
 
     def load_weights(self, path: str) -> None:
         """Take the weights of a checkpoint, nothing else of it.
@@ -105,7 +111,8 @@ class PixelHDMModule(LightningModule):
         state = self.fitting_state(checkpoint["state_dict"], path)
         self.load_state_dict(state)
         rank_zero_info(
-            f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from {path}: "
+            f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from "
+            f"{path}: "
             f"{len(state)} tensors, none missing, none left over."
         )
 
@@ -113,19 +120,23 @@ class PixelHDMModule(LightningModule):
         """The chosen weights of a training checkpoint, checked against this module."""
         chosen = choose_weights(state, self.weights, source)
         if self.loss is None:
-            chosen = {key: value for key, value in chosen.items() if not key.startswith(LOSS_PREFIX)}
+            chosen = {
+                key: value for key, value in chosen.items() if not key.startswith(LOSS_PREFIX)
+            }
         check_fit(self.state_dict(), chosen, source)
         return chosen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a checkpoint fits before anything of it is used; outside of fit, pick the weights asked for."""
+        """Check that a checkpoint fits before anything of it is used; outside of fit, pick the
+        weights asked for.
+        """
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
         else:
             checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
 
-    # Training and validation ----------------------------------------------------------------------------------------
+    # Training and validation ----------------------------------------------------------------------
 
     def losses(
         self, batch: dict[str, Tensor], weight: Tensor, network: Network, conditioner: Conditioner
@@ -142,7 +153,9 @@ class PixelHDMModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         weight = batch["weight"] / mean_total(batch["weight"])
         losses = self.losses(batch, weight, self.network, self.conditioner)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, sync_dist=True)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in losses.items()}, sync_dist=True
+        )
         return losses["total"]
 
     def on_validation_start(self) -> None:
@@ -155,12 +168,17 @@ class PixelHDMModule(LightningModule):
             self.val_means[name].update(value, total)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": mean.compute() for name, mean in self.val_means.items()}, rank_zero_only=True)
+        self.log_dict(
+            {f"val/{name}": mean.compute() for name, mean in self.val_means.items()},
+            rank_zero_only=True,
+        )
 
-    # Drawing --------------------------------------------------------------------------------------------------------
+    # Drawing --------------------------------------------------------------------------------------
 
     def drawing_parts(self) -> tuple[Network, Conditioner]:
-        """Network and conditioner to draw with: the average where there is one and it is asked for."""
+        """Network and conditioner to draw with: the average where there is one and it is asked "
+        "for.
+        """
         if self.ema is not None and self.weights == "ema":
             return self.ema["network"], self.ema["conditioner"]
         return self.network, self.conditioner
@@ -172,7 +190,13 @@ class PixelHDMModule(LightningModule):
         conditioner.check(condition.cpu())
         noise = seeded_noise(seed, height, width).to(self.device)
         images = draw_images(
-            network, conditioner, self.flow, self.sampler, self.guidance, condition.to(self.device), noise
+            network,
+            conditioner,
+            self.flow,
+            self.sampler,
+            self.guidance,
+            condition.to(self.device),
+            noise,
         )
         pixels = ((images + 1) * 127.5).round().to(torch.uint8).cpu()
         return Drawn(pixels, condition.cpu(), seed.cpu())
@@ -184,7 +208,8 @@ class PixelHDMModule(LightningModule):
 def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
     """The sum of the weights over all processes, at least 1, divided by their number.
 
-    Divided by it, each process's weighted sum averages over processes to the weighted mean of the global batch.
+    Divided by it, each process's weighted sum averages over processes to the weighted mean of the
+    global batch.
     """
     total = weight.sum()
     if torch.distributed.is_available() and torch.distributed.is_initialized():

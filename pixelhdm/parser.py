@@ -10,17 +10,23 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from pixelhdm.errors import UserError
 
-NOISE = re.compile(r"^(Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path)")
+NOISE = re.compile(
+    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path)"
+)
 WRAPPING = re.compile(
-    r"Type \S.* expects a function or a callable class: | Got value: Namespace\(.*\)|Add the import path to import_path_allowlist.*"
+    r"Type \S.* expects a function or a callable class: | Got value: Namespace\(.*\)"
+    r"|Add the import path to import_path_allowlist.*"
 )
 UNKNOWN = re.compile(
-    r"Option '(\w+)' is not accepted|unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'"
+    r"Option '(\w+)' is not accepted|unrecognized arguments: --([\w.]+)"
+    r"|does not accept option '([\w.]+)'"
 )
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one sentence that names key, value and the nearest valid name."""
+    """LightningCLI's parser, whose errors are one sentence that names key, value and the nearest
+    valid name.
+    """
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -59,7 +65,9 @@ def one_sentence(message: str) -> str:
     reasons = [line[2:] for line in lines if line.startswith("- ") and "NoneType" not in line]
     if not reasons:
         reasons = [line.removeprefix("- ") for line in lines if line and not NOISE.match(line)]
-    reasons = [r for r in reasons if not r.startswith(("Expected a path but", "Does not validate"))] or reasons
+    reasons = [
+        r for r in reasons if not r.startswith(("Expected a path but", "Does not validate"))
+    ] or reasons
     text = "; ".join(WRAPPING.sub("", reason).rstrip(".: ") for reason in dict.fromkeys(reasons))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")

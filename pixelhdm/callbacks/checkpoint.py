@@ -24,7 +24,8 @@ class Interrupted(Exception):
 class RunCheckpoint(Checkpoint):
     """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt.
 
-    Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops at once).
+    Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops
+    at once).
 
     Args:
         every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
@@ -33,7 +34,9 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every_n_steps: int = 1000, keep: int = 1):
         if every_n_steps < 0 or keep < 0:
-            raise UserError(f"every_n_steps and keep must be at least 0, got {every_n_steps} and {keep}.")
+            raise UserError(
+                f"every_n_steps and keep must be at least 0, got {every_n_steps} and {keep}."
+            )
         self.every_n_steps, self.keep = every_n_steps, keep
         self.seen, self.signum, self.latest = 0, None, None
         self.handlers: dict[int, Any] = {}
@@ -45,14 +48,19 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {
+                s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)
+            }
 
     def ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: remember the first signal, act at once on the second."""
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        print(f"\n{signal.Signals(signum).name}: saving after this step. Once more to stop at once.", flush=True)
+        print(
+            f"\n{signal.Signals(signum).name}: saving after this step. Once more to stop at once.",
+            flush=True,
+        )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -60,8 +68,14 @@ class RunCheckpoint(Checkpoint):
             return
         self.seen = step
         stop = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
-        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-        ending = step == trainer.max_steps or trainer.should_stop or (last_epoch and trainer.is_last_batch)
+        last_epoch = (
+            trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+        )
+        ending = (
+            step == trainer.max_steps
+            or trainer.should_stop
+            or (last_epoch and trainer.is_last_batch)
+        )
         if stop or ending or (self.every_n_steps and step % self.every_n_steps == 0):
             self.save(trainer)
         if stop:

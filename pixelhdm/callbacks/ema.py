@@ -12,11 +12,13 @@ from pixelhdm.module import PixelHDMModule
 class EMA(Callback):
     """Exponential moving average of network and conditioner, float32, beside them on their device.
 
-    After optimizer step n: average += (1 - d) (weight - average) with d = min(decay, (1 + n) / (10 + n)); the ramp
-    keeps short runs from remembering their start. Saved with the checkpoint under `ema.`.
+    After optimizer step n: average += (1 - d) (weight - average) with d = min(decay, (1 + n) / (10
+    + n)); the ramp keeps short runs from remembering their start. Saved with the checkpoint under
+    `ema.`.
 
     Args:
-        decay: decay per optimizer step at the end of the ramp; 0 makes the average equal to the weights.
+        decay: decay per optimizer step at the end of the ramp; 0 makes the average equal to the
+            weights.
     """
 
     def __init__(self, decay: float = 0.9999):

@@ -16,10 +16,12 @@ FILE = "non_finite.jsonl"
 
 
 class SkipNonFinite(Callback):
-    """Skip every optimizer step whose loss or gradient is NaN or infinite, and stop after too many in a row.
+    """Skip every optimizer step whose loss or gradient is NaN or infinite, and stop after too many
+    in a row.
 
-    Weights, optimizer state and average stay as they were. Each skip is counted (train/skipped_steps) and written
-    with its sample indices to <run folder>/non_finite.jsonl. All processes skip together.
+    Weights, optimizer state and average stay as they were. Each skip is counted
+    (train/skipped_steps) and written with its sample indices to <run folder>/non_finite.jsonl. All
+    processes skip together.
 
     Args:
         max_in_a_row: number of skipped steps in a row that ends the run.
@@ -33,16 +35,26 @@ class SkipNonFinite(Callback):
         self.indices: list[Tensor] = []
         self.loss: Tensor | None = None
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.indices.append(batch["index"][batch["weight"] > 0])
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
         self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        parameters = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        bad = trainer.strategy.reduce((~torch.isfinite(norm + self.loss)).float(), reduce_op="max").item()
+        bad = trainer.strategy.reduce(
+            (~torch.isfinite(norm + self.loss)).float(), reduce_op="max"
+        ).item()
         if bad:
             self.skip(trainer, float(self.loss), float(norm))
             for parameter in parameters:
@@ -55,17 +67,31 @@ class SkipNonFinite(Callback):
     def skip(self, trainer: Trainer, loss: float, norm: float) -> None:
         """Count and record a skipped step; stop the run at the limit."""
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        gathered = trainer.strategy.all_gather(torch.cat(self.indices)) if trainer.world_size == 1 else self.gather()
+        gathered = (
+            trainer.strategy.all_gather(torch.cat(self.indices))
+            if trainer.world_size == 1
+            else self.gather()
+        )
         indices = sorted(set(gathered.flatten().tolist()))
         if trainer.is_global_zero:
-            record = {"step": trainer.global_step, "loss": str(loss), "grad_norm": str(norm), "samples": indices}
+            record = {
+                "step": trainer.global_step,
+                "loss": str(loss),
+                "grad_norm": str(norm),
+                "samples": indices,
+            }
             with open(Path(trainer.default_root_dir) / FILE, "a", encoding="utf-8") as out:
                 out.write(json.dumps(record) + "\n")
-            rank_zero_warn(f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples in {FILE}.")
+            rank_zero_warn(
+                f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples "
+                f"in {FILE}."
+            )
         if self.in_a_row >= self.max_in_a_row:
             raise UserError(
-                f"loss must be finite, got NaN or infinity in {self.in_a_row} steps in a row (loss {loss}, gradient "
-                f"norm {norm}, step {trainer.global_step}). The last checkpoint is intact; resume it with a lower "
+                f"loss must be finite, got NaN or infinity in {self.in_a_row} steps in a row "
+                f"(loss {loss}, gradient "
+                f"norm {norm}, step {trainer.global_step}). The last checkpoint is intact; resume "
+                "it with a lower "
                 f"learning rate, and look at the samples listed in {FILE}."
             )
 

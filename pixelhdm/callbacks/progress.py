@@ -43,7 +43,9 @@ class StepProgress(ProgressBar):
             return
         rate = self.images_since / max(now - self.shown, 1e-9)
         self.shown, self.images_since = now, 0
-        values = {name: f"{float(value):.4f}" for name, value in facts.items()} | {"images/s": f"{rate:,.1f}"}
+        values = {name: f"{float(value):.4f}" for name, value in facts.items()} | {
+            "images/s": f"{rate:,.1f}"
+        }
         line = tqdm.format_meter(
             n=done,
             total=self.total,
@@ -60,7 +62,9 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = trainer.max_steps
         if total == -1 and trainer.max_epochs not in (None, -1):
-            total = trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
+            total = (
+                trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
+            )
         self.begin(total, trainer.global_step, "fit")
 
     def on_train_batch_end(
@@ -77,15 +81,34 @@ class StepProgress(ProgressBar):
             self.begin(sum(trainer.num_val_batches), 0, "validate")
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
     ) -> None:
         if trainer.state.fn == "validate":
-            self.advance(batch_idx + 1, len(batch["seed"]) * trainer.world_size, {}, batch_idx + 1 == self.total)
+            self.advance(
+                batch_idx + 1,
+                len(batch["seed"]) * trainer.world_size,
+                {},
+                batch_idx + 1 == self.total,
+            )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begin(sum(trainer.num_predict_batches), 0, "predict")
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
     ) -> None:
-        self.advance(batch_idx + 1, len(batch["seed"]) * trainer.world_size, {}, batch_idx + 1 == self.total)
+        self.advance(
+            batch_idx + 1, len(batch["seed"]) * trainer.world_size, {}, batch_idx + 1 == self.total
+        )

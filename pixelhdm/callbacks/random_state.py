@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class RandomState(Callback):
     """Save torch's and Python's global generators of every process and restore them on resume.
 
-    PixelHDM's own draws do not use them (each sample has its own seed); a network with dropout does.
+    PixelHDM's own draws do not use them (each sample has its own seed); a network with dropout
+    does.
     """
 
     def __init__(self) -> None:

@@ -17,12 +17,14 @@ FOLDER = "samples"
 
 
 class SampleImages(Callback):
-    """Draw the images of data.draw now and then, always from the same seeds, into <run folder>/samples.
+    """Draw the images of data.draw now and then, always from the same seeds, into <run
+    folder>/samples.
 
     One row a class; the weights are those of model.weights (the EMA by default).
 
     Args:
-        every_n_steps: optimizer steps between grids, also drawn at the end of the run; 0 draws none.
+        every_n_steps: optimizer steps between grids, also drawn at the end of the run; 0 draws
+            none.
     """
 
     def __init__(self, every_n_steps: int = 500):
@@ -52,10 +54,14 @@ class SampleImages(Callback):
         with trainer.precision_plugin.forward_context():
             for batch in DrawLoader(data.draw, data.batch_size):
                 drawn = pl_module.draw(batch["condition"], batch["seed"], *data.draw_size)
-                for condition, image in zip(drawn.condition.tolist(), drawn.images.numpy(), strict=True):
+                for condition, image in zip(
+                    drawn.condition.tolist(), drawn.images.numpy(), strict=True
+                ):
                     rows[f"class {condition}"].append(image)
         file = Path(trainer.default_root_dir) / FOLDER / f"step_{trainer.global_step:08d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            labelled_grid({label: np.stack(images) for label, images in rows.items()}).save(temporary, "png")
+            labelled_grid({label: np.stack(images) for label, images in rows.items()}).save(
+                temporary, "png"
+            )
         self.latest = file

@@ -17,7 +17,8 @@ GRID_ROWS, GRID_COLUMNS = 20, 20
 
 
 class SaveImages(Callback):
-    """Write one PNG for each image that predict draws, with its settings inside, and a grid of them.
+    """Write one PNG for each image that predict draws, with its settings inside, and a grid of
+    them.
 
     Files are named by class and seed; the grid shows the first 20 classes and 20 images of each.
 
@@ -32,8 +33,14 @@ class SaveImages(Callback):
         """The folder to write to."""
         if self.folder:
             return Path(self.folder)
-        settings = " ".join(f"{name}={value}" for name, value in self.settings(trainer, pl_module).items())
-        return Path(trainer.default_root_dir) / "predict" / settings.replace(" ", "_").replace("/", "-")
+        settings = " ".join(
+            f"{name}={value}" for name, value in self.settings(trainer, pl_module).items()
+        )
+        return (
+            Path(trainer.default_root_dir)
+            / "predict"
+            / settings.replace(" ", "_").replace("/", "-")
+        )
 
     def settings(self, trainer: Trainer, pl_module: PixelHDMModule) -> dict[str, str]:
         """What the images depend on besides class and seed."""
@@ -50,7 +57,9 @@ class SaveImages(Callback):
         self.written: dict[int, list[Path]] = defaultdict(list)
         self.target(trainer, pl_module).mkdir(parents=True, exist_ok=True)
 
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, outputs: Drawn, *_: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: PixelHDMModule, outputs: Drawn, *_: Any
+    ) -> None:
         folder = self.target(trainer, pl_module)
         for image, condition, seed in zip(
             outputs.images.numpy(), outputs.condition.tolist(), outputs.seed.tolist(), strict=True
@@ -69,7 +78,9 @@ class SaveImages(Callback):
         folder, draw = self.target(trainer, pl_module), trainer.datamodule.draw
         seeds = range(draw.seed, draw.seed + min(draw.num_per_class, GRID_COLUMNS))
         rows = {
-            f"class {c}": np.stack([np.asarray(Image.open(folder / image_name(c, seed))) for seed in seeds])
+            f"class {c}": np.stack(
+                [np.asarray(Image.open(folder / image_name(c, seed))) for seed in seeds]
+            )
             for c in draw.class_list[:GRID_ROWS]
         }
         with replacing(folder / "grid.png") as temporary:

@@ -15,9 +15,11 @@ SIDE, LEVELS, HELD_OUT_EVERY = 8, 16, 10
 
 
 class Digits(ImageSource):
-    """1,797 handwritten digits of 8x8 pixels in 10 classes (UCI optical recognition of handwritten digits, CC BY 4.0).
+    """1,797 handwritten digits of 8x8 pixels in 10 classes (UCI optical recognition of handwritten
+    digits, CC BY 4.0).
 
-    They ship inside scikit-learn; `prepare` writes them once to <folder>/digits.npz. Every tenth image is held out.
+    They ship inside scikit-learn; `prepare` writes them once to <folder>/digits.npz. Every tenth
+    image is held out.
 
     Args:
         folder: where the file lies or is to be written.
@@ -36,7 +38,11 @@ class Digits(ImageSource):
         grey = np.round(digits.images * (255 / LEVELS)).astype(np.uint8)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as temporary, open(temporary, "wb") as out:
-            np.savez(out, image=repeat(grey, "n h w -> n h w c", c=3), label=digits.target.astype(np.int64))
+            np.savez(
+                out,
+                image=repeat(grey, "n h w -> n h w c", c=3),
+                label=digits.target.astype(np.int64),
+            )
 
     def open(self, image_size: int) -> None:
         check_image_size(image_size, SIDE, "Digits")
@@ -44,7 +50,9 @@ class Digits(ImageSource):
             with np.load(self.file) as stored:
                 image, label = stored["image"], stored["label"]
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.file} must be the digits file, got: {error}. Delete it to write it anew.") from error
+            raise UserError(
+                f"{self.file} must be the digits file, got: {error}. Delete it to write it anew."
+            ) from error
         held_out = np.arange(len(label)) % HELD_OUT_EVERY == 0
         keep = held_out if self.split == "val" else ~held_out
         self.images, self.labels = image[keep], label[keep]

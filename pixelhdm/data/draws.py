@@ -11,13 +11,14 @@ from pixelhdm.errors import UserError
 
 @dataclass
 class ClassDraws:
-    """The images that `predict` and the sample grids draw: some of each class, each from its own seed.
+    """The images that `predict` and the sample grids draw: some of each class, each from its own
+    seed.
 
     Args:
         classes: class numbers, one or a list.
         num_per_class: images of each class.
-        seed: seed of the first image of each class; the next ones count up. Seeds belong to images: the same seed
-            and class give the same picture in any batch.
+        seed: seed of the first image of each class; the next ones count up. Seeds belong to images:
+            the same seed and class give the same picture in any batch.
         height: height in pixels; the image_size of the data when empty.
         width: width in pixels; the image_size of the data when empty.
     """
@@ -53,7 +54,9 @@ class DrawLoader:
     def __init__(self, draws: ClassDraws, batch_size: int, rank: int = 0, world_size: int = 1):
         seeds = range(draws.seed, draws.seed + draws.num_per_class)
         pairs = [(number, seed) for number in draws.class_list for seed in seeds][rank::world_size]
-        self.parts = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+        self.parts = [
+            pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)
+        ]
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -15,8 +15,8 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 class ImageFolder(ImageSource):
     """Images in class folders, as ImageNet is usually unpacked: <folder>/<class>/….jpg.
 
-    Classes are numbered in the order of their folders' names. Each image is turned upright (EXIF), laid on white
-    where transparent, resized by its shorter side and cropped in the centre.
+    Classes are numbered in the order of their folders' names. Each image is turned upright (EXIF),
+    laid on white where transparent, resized by its shorter side and cropped in the centre.
 
     Args:
         folder: the folder of class folders.
@@ -30,7 +30,10 @@ class ImageFolder(ImageSource):
 
     def open(self, image_size: int) -> None:
         if not self.folder.is_dir():
-            raise UserError(f"folder must be a folder of class folders, got {self.folder}, which does not exist.")
+            raise UserError(
+                f"folder must be a folder of class folders, got {self.folder}, which does not "
+                "exist."
+            )
         self.image_size = image_size
         classes = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
         self.items = [
@@ -53,7 +56,9 @@ class ImageFolder(ImageSource):
         try:
             image = center_crop(read_image(file), self.image_size)
         except OSError as error:
-            raise UserError(f"{file} must be a readable image, got: {error}. Remove or replace it.") from error
+            raise UserError(
+                f"{file} must be a readable image, got: {error}. Remove or replace it."
+            ) from error
         if np.random.default_rng(seed).random() < self.flip_prob:
             image = ImageOps.mirror(image)
         return Record(np.asarray(image), label)
@@ -74,7 +79,9 @@ def read_image(file: Path) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size` (halving first, as guided-diffusion does) and cut out the centre."""
+    """Resize the shorter side to `size` (halving first, as guided-diffusion does) and cut out the
+    centre.
+    """
     while min(image.size) >= 2 * size:
         image = image.reduce(2)
     scale = size / min(image.size)

@@ -15,16 +15,18 @@ Batch = dict[str, Tensor]
 
 
 class EpochLoader:
-    """Batches of one epoch after another, this process's share of each, from a position that can be set.
+    """Batches of one epoch after another, this process's share of each, from a position that can be
+    set.
 
-    `epoch` and `step` count batches given out, so they are a complete state between two batches. A plain iterable:
-    Lightning must neither rebuild it nor add a sampler.
+    `epoch` and `step` count batches given out, so they are a complete state between two batches. A
+    plain iterable: Lightning must neither rebuild it nor add a sampler.
 
     Args:
         source: an opened source.
         batch_size: images per process and step.
         seed: seed of order, flips, noise and time.
-        shuffle: a new order every epoch; false gives the source's order and the same draws each time.
+        shuffle: a new order every epoch; false gives the source's order and the same draws each
+            time.
         rank: number of this process.
         world_size: number of processes.
         num_threads: threads that load ahead; 0 loads in the training thread.
@@ -46,7 +48,9 @@ class EpochLoader:
         self.epoch, self.step = 0, 0
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, wherever the position is; the resuming trainer counts the rest itself."""
+        """Steps of a whole epoch, wherever the position is; the resuming trainer counts the rest
+        itself.
+        """
         return -(-len(self.source) // self.global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -78,7 +82,9 @@ class EpochLoader:
                     future.cancel()
 
     def load(self, index: np.ndarray) -> Batch:
-        """One batch: image uint8 B H W 3, condition, weight (0 where padded), seed and index, each B."""
+        """One batch: image uint8 B H W 3, condition, weight (0 where padded), seed and index, each
+        B.
+        """
         real = np.where(index == PADDING, 0, index)
         seeds = sample_seeds(self.seed, self.epoch, real)
         records = [self.source.load(int(i), int(s)) for i, s in zip(real, seeds, strict=True)]

@@ -16,11 +16,15 @@ def epoch_plan(
     order = np.arange(num_samples)
     if shuffle:
         order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_samples)
-    return np.pad(order, (0, -num_samples % global_batch), constant_values=PADDING).reshape(-1, global_batch)
+    return np.pad(order, (0, -num_samples % global_batch), constant_values=PADDING).reshape(
+        -1, global_batch
+    )
 
 
 def sample_seeds(seed: int, epoch: int, index: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-    """A seed in [0, 2^63) for each (seed, epoch, sample): three rounds of splitmix64 over the three numbers."""
+    """A seed in [0, 2^63) for each (seed, epoch, sample): three rounds of splitmix64 over the three
+    numbers.
+    """
     mixed = np.zeros(len(index), dtype=np.uint64)
     for part in (np.uint64(seed), np.uint64(epoch), index.astype(np.uint64)):
         mixed = splitmix(mixed ^ part)

@@ -30,7 +30,9 @@ class ImageSource:
         """Write what is needed on this machine, once; called by one process."""
 
     def open(self, image_size: int) -> None:
-        """Read what `len` and `load` need, for images of `image_size` x `image_size`; called by every process."""
+        """Read what `len` and `load` need, for images of `image_size` x `image_size`; called by
+        every process.
+        """
         raise NotImplementedError
 
     def __len__(self) -> int:

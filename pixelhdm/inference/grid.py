@@ -9,7 +9,9 @@ MIN_CELL, GAP, FONT_SIZE = 64, 4, 14
 
 
 def labelled_grid(rows: dict[str, UInt8[np.ndarray, "n H W 3"]]) -> Image.Image:
-    """One row of images per label, the label to its left; small images are enlarged without smoothing."""
+    """One row of images per label, the label to its left; small images are enlarged without
+    smoothing.
+    """
     height = max(images.shape[1] for images in rows.values())
     width = max(images.shape[2] for images in rows.values())
     columns = max(len(images) for images in rows.values())
@@ -17,7 +19,9 @@ def labelled_grid(rows: dict[str, UInt8[np.ndarray, "n H W 3"]]) -> Image.Image:
     font = ImageFont.load_default(FONT_SIZE)
     margin = int(max(font.getlength(label) for label in rows)) + 3 * GAP
     cell_height, cell_width = height * zoom + GAP, width * zoom + GAP
-    canvas = Image.new("RGB", (margin + columns * cell_width, len(rows) * cell_height + GAP), "white")
+    canvas = Image.new(
+        "RGB", (margin + columns * cell_width, len(rows) * cell_height + GAP), "white"
+    )
     pen = ImageDraw.Draw(canvas)
     for row, (label, images) in enumerate(rows.items()):
         top = GAP + row * cell_height

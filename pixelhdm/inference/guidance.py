@@ -17,7 +17,8 @@ class Guidance:
     Both halves run in one batched call; at scale 1 the empty half is not computed.
 
     Args:
-        scale: strength; 1 samples the learned distribution, larger values keep closer to the condition.
+        scale: strength; 1 samples the learned distribution, larger values keep closer to the
+            condition.
     """
 
     def __init__(self, scale: float = 1.0):

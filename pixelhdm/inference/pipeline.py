@@ -16,9 +16,13 @@ from pixelhdm.training.flow import FlowMatching
 
 
 def seeded_noise(seeds: Int[Tensor, "B"], height: int, width: int) -> Float[Tensor, "B H W 3"]:
-    """Unit Gaussian noise, each image from its own seed; drawn on the CPU so that every device gets the same."""
+    """Unit Gaussian noise, each image from its own seed; drawn on the CPU so that every device gets
+    the same.
+    """
     generators = (torch.Generator().manual_seed(seed) for seed in seeds.tolist())
-    return torch.stack([torch.randn(height, width, 3, generator=generator) for generator in generators])
+    return torch.stack(
+        [torch.randn(height, width, 3, generator=generator) for generator in generators]
+    )
 
 
 @torch.no_grad()

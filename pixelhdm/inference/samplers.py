@@ -4,6 +4,7 @@ A solver keeps no state between calls: what a step wants to remember it returns.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ Velocity = Callable[[Image, Float[Tensor, ""]], Image]
 class Sampler:
     """Base of all solvers.
 
-    The times are linspace(t_eps, 1 - t_eps, num_steps + 1), the range that training has seen. One jump before them
-    goes from noise to t_eps and one after them to the clean image, each with one more call of the network.
+    The times are linspace(t_eps, 1 - t_eps, num_steps + 1), the range that training has seen. One
+    jump before them goes from noise to t_eps and one after them to the clean image, each with one
+    more call of the network.
 
     Args:
         num_steps: number of solver steps.
@@ -31,23 +33,26 @@ class Sampler:
             raise UserError(f"num_steps must be at least 1, got {num_steps}.")
         self.num_steps = num_steps
 
-    def step(self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any) -> tuple[Image, Any]:
+    def step(
+        self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any
+    ) -> tuple[Image, Any]:
         """Advance `z` from t to t_next; `memory` is what the last step returned, None at first."""
         raise NotImplementedError
 
     def solve(self, velocity: Velocity, z: Image, times: Float[Tensor, "steps"]) -> Image:
         """Advance `z` along `times`."""
         memory = None
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(times):
             z, memory = self.step(velocity, z, t, t_next, memory)
         return z
 
     def sample(self, velocity: Velocity, noise: Image, t_eps: float) -> Image:
         """Turn noise into an image, in float32.
 
-        The network never saw t < t_eps, and never pure noise: the first jump asks it at t_eps about the noise as
-        strong as it is there, (1 - t_eps) noise, and goes from the whole noise along that velocity. The last jump
-        z + (1 - t) v takes the remaining noise away. A straight flow comes out exactly.
+        The network never saw t < t_eps, and never pure noise: the first jump asks it at t_eps about
+        the noise as strong as it is there, (1 - t_eps) noise, and goes from the whole noise along
+        that velocity. The last jump z + (1 - t) v takes the remaining noise away. A straight flow
+        comes out exactly.
         """
         times = torch.linspace(t_eps, 1 - t_eps, self.num_steps + 1, device=noise.device)
         z = noise + t_eps * velocity((1 - t_eps) * noise, times[0])
@@ -62,18 +67,23 @@ class EulerSampler(Sampler):
         num_steps: number of solver steps.
     """
 
-    def step(self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any) -> tuple[Image, Any]:
+    def step(
+        self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any
+    ) -> tuple[Image, Any]:
         return z + (t_next - t) * velocity(z, t), None
 
 
 class HeunSampler(Sampler):
-    """Heun's method, order 2: the mean of the velocities at both ends of a step. Calls it 2 num_steps + 2 times.
+    """Heun's method, order 2: the mean of the velocities at both ends of a step. Calls it 2
+    num_steps + 2 times.
 
     Args:
         num_steps: number of solver steps.
     """
 
-    def step(self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any) -> tuple[Image, Any]:
+    def step(
+        self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any
+    ) -> tuple[Image, Any]:
         dt = t_next - t
         v = velocity(z, t)
         return z + dt / 2 * (v + velocity(z + dt * v, t_next)), None

@@ -1,7 +1,7 @@
 """The random numbers of a training step, each sample's from its own seed.
 
-A sample's draws depend on its seed alone, so ranks never share them, and a resumed run, another batch size or
-another number of processes sees the same ones.
+A sample's draws depend on its seed alone, so ranks never share them, and a resumed run, another
+batch size or another number of processes sees the same ones.
 """
 
 from typing import NamedTuple

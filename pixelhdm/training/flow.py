@@ -32,17 +32,19 @@ class FlowSample(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Straight paths z_t = t x + (1 - t) noise with velocity v = x - noise (arXiv:2210.02747, eq. 20-23).
+    """Straight paths z_t = t x + (1 - t) noise with velocity v = x - noise (arXiv:2210.02747, eq.
+    20-23).
 
     Time is logit-normal (arXiv:2403.03206, section 3.1), squeezed into [t_eps, 1 - t_eps].
 
     Args:
-        prediction: what the network's output means: "v" the velocity, "x" the clean image, turned into a velocity
-            by (x - z) / max(1 - t, t_eps) (arXiv:2511.13720, eq. 7).
+        prediction: what the network's output means: "v" the velocity, "x" the clean image, turned
+            into a velocity by (x - z) / max(1 - t, t_eps) (arXiv:2511.13720, eq. 7).
         time_mean: mean of the normal variable whose sigmoid is t; negative means more noise.
         time_std: its standard deviation.
         t_eps: distance that t keeps from 0 and 1.
-        time_shift: s in t / (t + (1 - t) s), applied to the sigmoid; above 1 moves time towards noise, for large images.
+        time_shift: s in t / (t + (1 - t) s), applied to the sigmoid; above 1 moves time towards
+            noise, for large images.
         noise_scale: standard deviation of the noise; 1 at 256 px, JiT uses 2 at 512 px.
     """
 
@@ -77,8 +79,12 @@ class FlowMatching:
         t = rearrange(time, "b -> b 1 1 1")
         return FlowSample(x, noise, time, t * x + (1 - t) * noise, x - noise)
 
-    def velocity(self, prediction: Prediction, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"]) -> Prediction:
-        """The same prediction with its output as a float32 velocity, whatever the network predicts."""
+    def velocity(
+        self, prediction: Prediction, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"]
+    ) -> Prediction:
+        """The same prediction with its output as a float32 velocity, whatever the network "
+        "predicts.
+        """
         output = prediction.output.float()
         if self.prediction == "x":
             output = (output - z) / rearrange((1 - t).clamp(min=self.t_eps), "b -> b 1 1 1")

@@ -12,7 +12,12 @@ import torch
 from pixelhdm import cli
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = ["-c", str(ROOT / "configs_c2i/quickstart.yaml"), "-c", str(ROOT / "tests/offline.yaml")]
+QUICKSTART = [
+    "-c",
+    str(ROOT / "configs_c2i/quickstart.yaml"),
+    "-c",
+    str(ROOT / "tests/offline.yaml"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +41,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
 
 def start(*arguments: object, processes: int = 1) -> subprocess.Popen:
     """Start the command line in its own process or processes."""
-    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    launcher = (
+        []
+        if processes == 1
+        else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    )
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
@@ -60,7 +75,13 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
         return [] if torch.equal(a, b) else [path]
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
-        return keys + [d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}/{key}")]
+        return keys + [
+            d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}/{key}")
+        ]
     if isinstance(a, list | tuple) and len(a) == len(b):
-        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+        return [
+            d
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+            for d in differences(x, y, f"{path}/{i}")
+        ]
     return [] if a == b else [path]

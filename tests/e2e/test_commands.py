@@ -38,7 +38,11 @@ def test_resolved_config_repeats_the_run(run):
 def test_predict_flags_and_metadata(run):
     run("fit", *QUICKSTART)
     flags = ["--data.draw.classes=3", "--data.draw.num_per_class=2", "--data.draw.seed=40"]
-    flags += ["--model.sampler.num_steps=3", "--model.guidance.scale=2.5", "--save_images.folder=out"]
+    flags += [
+        "--model.sampler.num_steps=3",
+        "--model.guidance.scale=2.5",
+        "--save_images.folder=out",
+    ]
     run("predict", *QUICKSTART, LAST, *flags)
     assert sorted(file.name for file in Path("out").glob("class*")) == [
         "class0003_seed000040.png",
@@ -56,12 +60,25 @@ def test_predict_flags_and_metadata(run):
 def test_predict_builds_nothing_of_training(run, monkeypatch):
     """No data source, loss or optimizer is made, and the data need not exist."""
     run("fit", *QUICKSTART)
-    monkeypatch.setattr(Digits, "__init__", lambda *_, **__: pytest.fail("a training source was built"))
-    run("predict", *QUICKSTART, LAST, "--model.loss.class_path=pixelhdm.training.losses.velocity.VelocityLoss")
+    monkeypatch.setattr(
+        Digits, "__init__", lambda *_, **__: pytest.fail("a training source was built")
+    )
+    run(
+        "predict",
+        *QUICKSTART,
+        LAST,
+        "--model.loss.class_path=pixelhdm.training.losses.velocity.VelocityLoss",
+    )
 
 
 def test_average_and_raw_weights_draw_differently_and_image_does_not_depend_on_the_batch(run):
-    run("fit", *QUICKSTART, "--trainer.max_steps=40", "--ema.decay=0.99", "--model.optimizer.lr=0.01")
+    run(
+        "fit",
+        *QUICKSTART,
+        "--trainer.max_steps=40",
+        "--ema.decay=0.99",
+        "--model.optimizer.lr=0.01",
+    )
     last = "--ckpt_path=last"
     images = {}
     for name, flags in {
@@ -78,7 +95,10 @@ def test_average_and_raw_weights_draw_differently_and_image_does_not_depend_on_t
 
 def test_validate_measures_the_average_on_held_out_images(run):
     run("fit", *QUICKSTART)
-    first, again = run("validate", *QUICKSTART, LAST), run("validate", *QUICKSTART, LAST, "--data.batch_size=64")
+    first, again = (
+        run("validate", *QUICKSTART, LAST),
+        run("validate", *QUICKSTART, LAST, "--data.batch_size=64"),
+    )
     values = [float(text.split("val/total")[1].split()[1]) for text in (first, again)]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
     assert 0.1 < values[0] < 10
@@ -111,7 +131,9 @@ def test_wrong_checkpoints_are_errors(run):
             run(command, *new, "--ckpt_path=torn.ckpt")
         with pytest.raises(SystemExit, match="does not exist"):
             run(command, *new, "--ckpt_path=missing.ckpt")
-        with pytest.raises(SystemExit, match=r"does not fit the config: .*other shapes.*hidden_dim|does not fit"):
+        with pytest.raises(
+            SystemExit, match=r"does not fit the config: .*other shapes.*hidden_dim|does not fit"
+        ):
             run(command, *new, LAST, "--model.network.bottleneck_dim=8")
         with pytest.raises(SystemExit, match="tensors it lacks"):
             run(command, *new, LAST, "--model.network.patch_depth=3")
@@ -123,8 +145,16 @@ def test_wrong_checkpoints_are_errors(run):
 def test_two_processes_share_the_work(run):
     """The same images as one process, none missing; the same losses and weights up to rounding."""
     sgd = ["--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=0.05"]
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4", "--trainer.default_root_dir=two"]
-    sgd += ["--trainer.max_steps=220", "--trainer.val_check_interval=203"]  # past the padded batch, the 203rd
+    ddp = [
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--data.batch_size=4",
+        "--trainer.default_root_dir=two",
+    ]
+    sgd += [
+        "--trainer.max_steps=220",
+        "--trainer.val_check_interval=203",
+    ]  # past the padded batch, the 203rd
     finish(start("fit", *QUICKSTART, *sgd, *ddp, processes=2))
     finish(start("fit", *QUICKSTART, *sgd))
     one, two = (checkpoint(folder, 220) for folder in ("runs/quickstart", "two"))
@@ -132,7 +162,16 @@ def test_two_processes_share_the_work(run):
         torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=1e-4)
     last = "--ckpt_path=two/checkpoints/step_00000220.ckpt"
     flags = [*QUICKSTART, last, "--data.draw.num_per_class=3"]
-    finish(start("predict", *flags, *ddp[:2], "--data.batch_size=2", "--save_images.folder=b", processes=2))
+    finish(
+        start(
+            "predict",
+            *flags,
+            *ddp[:2],
+            "--data.batch_size=2",
+            "--save_images.folder=b",
+            processes=2,
+        )
+    )
     run("predict", *flags, "--save_images.folder=a")
     names = sorted(file.name for file in Path("a").iterdir())
     assert names == sorted(file.name for file in Path("b").iterdir())
@@ -142,11 +181,26 @@ def test_two_processes_share_the_work(run):
 
 
 def test_non_finite_steps_are_skipped_counted_and_at_last_fatal(run):
-    """A learning rate that explodes: weights stay finite, samples are listed, the last checkpoint is whole."""
-    flags = [*QUICKSTART, "--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=1e18"]
+    """A learning rate that explodes: weights stay finite, samples are listed, the last checkpoint
+    is whole.
+    """
+    flags = [
+        *QUICKSTART,
+        "--model.optimizer.class_path=torch.optim.SGD",
+        "--model.optimizer.init_args.lr=1e18",
+    ]
     with pytest.raises(SystemExit, match=r"5 steps in a row.*lower learning rate"):
-        run("fit", *flags, "--trainer.max_steps=50", "--skip_non_finite.max_in_a_row=5", "--checkpoint.every_n_steps=1")
-    lines = [json.loads(line) for line in Path("runs/quickstart/non_finite.jsonl").read_text().splitlines()]
+        run(
+            "fit",
+            *flags,
+            "--trainer.max_steps=50",
+            "--skip_non_finite.max_in_a_row=5",
+            "--checkpoint.every_n_steps=1",
+        )
+    lines = [
+        json.loads(line)
+        for line in Path("runs/quickstart/non_finite.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 5
     assert all(len(line["samples"]) == 8 for line in lines)
     files = sorted(Path("runs/quickstart/checkpoints").iterdir())
@@ -157,10 +211,19 @@ def test_non_finite_steps_are_skipped_counted_and_at_last_fatal(run):
 CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if c.name != "base.yaml"], ids=lambda c: c.stem)
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if c.name != "base.yaml"], ids=lambda c: c.stem
+)
 def test_every_shipped_config_trains_and_draws_tiny(run, config):
     base = ["-c", config.parent / "base.yaml"] if "base.yaml" in config.read_text() else []
-    flags = [*base, "-c", config, "-c", ROOT / "tests/offline.yaml", "--trainer.default_root_dir=run"]
+    flags = [
+        *base,
+        "-c",
+        config,
+        "-c",
+        ROOT / "tests/offline.yaml",
+        "--trainer.default_root_dir=run",
+    ]
     run("fit", *flags)
     run("predict", *flags, "--ckpt_path=last")
     assert list(Path("run/predict").glob("*/grid.png"))
@@ -172,9 +235,19 @@ def test_help_explains_every_own_argument(run, command, capsys):
         run(command, "--help")
     assert end.value.code == 0
     text = capsys.readouterr().out
-    own = [line for line in text.splitlines() if line.lstrip().startswith(("--model.", "--data.", "--ema.", "--cpu"))]
+    own = [
+        line
+        for line in text.splitlines()
+        if line.lstrip().startswith(("--model.", "--data.", "--ema.", "--cpu"))
+    ]
     assert len(own) > 15
-    for name in ("--ema.decay", "--model.flow.t_eps", "--data.draw.seed", "--checkpoint.keep", "--model.weights"):
+    for name in (
+        "--ema.decay",
+        "--model.flow.t_eps",
+        "--data.draw.seed",
+        "--checkpoint.keep",
+        "--model.weights",
+    ):
         entry = text[text.index(name) :]
         assert "default" in entry[: entry.index("\n  --", 5)], name
 
@@ -190,8 +263,13 @@ def test_print_config_shows_the_merged_files(run, capsys):
 def test_default_configs_have_the_stated_size(run, monkeypatch):
     """pixelhdm_256.yaml parses, builds and has as many parameters as its head comment says."""
     built = []
-    monkeypatch.setattr(cli.PixelHDMCLI, "_run_subcommand", lambda self, _: built.append(self.model))
+    monkeypatch.setattr(
+        cli.PixelHDMCLI, "_run_subcommand", lambda self, _: built.append(self.model)
+    )
     with torch.device("meta"):
-        run("fit", *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")))
+        run(
+            "fit",
+            *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")),
+        )
     assert sum(p.numel() for p in built[0].network.parameters()) == 356_708_483
     assert sum(p.numel() for p in built[0].conditioner.parameters()) == 9_225_216

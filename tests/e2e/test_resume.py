@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, differences, finish, start
 
-LONG = [*QUICKSTART, "--trainer.max_steps=260", "--checkpoint.every_n_steps=20"]  # more than one epoch of 203 steps
+LONG = [
+    *QUICKSTART,
+    "--trainer.max_steps=260",
+    "--checkpoint.every_n_steps=20",
+]  # more than one epoch of 203 steps
 
 
 def wait_for(path: Path, process) -> None:
@@ -23,7 +26,9 @@ def wait_for(path: Path, process) -> None:
 
 
 def fit(*arguments: object) -> None:
-    """Train in a process of its own: type checks in this one would draw from Python's random generator."""
+    """Train in a process of its own: type checks in this one would draw from Python's random
+    generator.
+    """
     finish(start("fit", *arguments))
 
 
@@ -36,7 +41,9 @@ def whole(tmp_path_factory) -> dict:
 
 
 def test_killed_run_resumes_bit_identically(whole):
-    """SIGKILL twice, once in each epoch; then weights, EMA, optimizer, RNG, data position and loops are equal."""
+    """SIGKILL twice, once in each epoch; then weights, EMA, optimizer, RNG, data position and loops
+    are equal.
+    """
     for step, extra in ((40, []), (220, ["--ckpt_path=last"])):
         process = start("fit", *LONG, "--trainer.default_root_dir=killed", *extra)
         wait_for(Path(f"killed/checkpoints/step_{step:08d}.ckpt"), process)
@@ -59,7 +66,9 @@ def test_interrupted_run_saves_and_says_how_to_go_on(whole, signum):
 
 
 def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
-    """The writing process dies half way; what lies in the folder under a checkpoint's name is whole."""
+    """The writing process dies half way; what lies in the folder under a checkpoint's name is
+    whole.
+    """
     code = (
         "import os, sys, torch\n"
         "from pixelhdm import checkpoints, cli\n"
@@ -74,7 +83,9 @@ def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
         "cli.main()\n"
     )
     Path("dies.py").write_text(code)
-    done = subprocess.run([sys.executable, "dies.py"], env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "dies.py"], env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     names = sorted(file.name for file in Path("torn/checkpoints").iterdir())
     assert "step_00000004.ckpt" in names
@@ -88,17 +99,30 @@ def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
 
 def test_epoch_end_and_accumulation_resume_exactly():
     """A checkpoint on an epoch's last step, with two batches a step."""
-    flags = [*QUICKSTART, "--trainer.max_steps=-1", "--trainer.max_epochs=3", "--checkpoint.every_n_steps=1"]
-    flags += ["--trainer.accumulate_grad_batches=2", "--data.batch_size=404", "--trainer.val_check_interval=2"]
+    flags = [
+        *QUICKSTART,
+        "--trainer.max_steps=-1",
+        "--trainer.max_epochs=3",
+        "--checkpoint.every_n_steps=1",
+    ]
+    flags += [
+        "--trainer.accumulate_grad_batches=2",
+        "--data.batch_size=404",
+        "--trainer.val_check_interval=2",
+    ]
     fit(*flags, "--trainer.default_root_dir=whole")
-    middle = Path("whole/checkpoints/step_00000002.ckpt").resolve()  # 1,617 images: 5 batches, 3 steps an epoch
+    middle = Path(
+        "whole/checkpoints/step_00000002.ckpt"
+    ).resolve()  # 1,617 images: 5 batches, 3 steps an epoch
     fit(*flags, "--trainer.default_root_dir=middle", f"--ckpt_path={middle}")
     end = middle.with_name("step_00000003.ckpt")
     fit(*flags, "--trainer.default_root_dir=end", f"--ckpt_path={end}")
     for name in ("middle", "end"):
         different = differences(checkpoint("whole", 9), checkpoint(name, 9))
         # Lightning counts the epoch that a run resumed at an epoch's end begins and leaves at once.
-        assert [key for key in different if not key.startswith("/loops/fit_loop/epoch_progress")] == []
+        assert [
+            key for key in different if not key.startswith("/loops/fit_loop/epoch_progress")
+        ] == []
 
 
 def test_changed_batch_size_is_refused_on_resume(run):
@@ -110,6 +134,8 @@ def test_changed_batch_size_is_refused_on_resume(run):
 def test_new_run_refuses_the_folder_of_an_old_one(run):
     run("fit", *QUICKSTART)
     before = Path("runs/quickstart/config.yaml").stat().st_mtime_ns
-    with pytest.raises(SystemExit, match=r"must not overwrite .* step_00000008.ckpt.*--ckpt_path last"):
+    with pytest.raises(
+        SystemExit, match=r"must not overwrite .* step_00000008.ckpt.*--ckpt_path last"
+    ):
         run("fit", *QUICKSTART)
     assert Path("runs/quickstart/config.yaml").stat().st_mtime_ns == before

@@ -13,7 +13,8 @@ from pixelhdm.models.conditioners.context import Context
 class ClassConditioner(Conditioner):
     """Learned tokens and a learned pooled vector for each class, and for the null class.
 
-    Several tokens per class in the joint sequence follow JiT's in-context classes (arXiv:2511.13720, section 4).
+    Several tokens per class in the joint sequence follow JiT's in-context classes
+    (arXiv:2511.13720, section 4).
 
     Args:
         dim: width of the context; the module gives the network's hidden_dim here.
@@ -26,7 +27,8 @@ class ClassConditioner(Conditioner):
         super().__init__(dim, null_prob)
         if num_classes < 1 or num_tokens < 0:
             raise UserError(
-                f"num_classes must be at least 1 and num_tokens at least 0, got {num_classes} and {num_tokens}."
+                f"num_classes must be at least 1 and num_tokens at least 0, got {num_classes} and "
+                f"{num_tokens}."
             )
         self.num_classes, self.num_tokens = num_classes, num_tokens
         self.pooled = nn.Embedding(num_classes + 1, dim)
@@ -34,14 +36,18 @@ class ClassConditioner(Conditioner):
         for table in filter(None, (self.pooled, self.tokens)):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, condition: Int[Tensor, "B"], null: Bool[Tensor, "B"] | None = None) -> Context:
+    def forward(
+        self, condition: Int[Tensor, "B"], null: Bool[Tensor, "B"] | None = None
+    ) -> Context:
         """Embed class numbers; `check` them first where they come from a person or from files."""
         if null is not None:
             condition = torch.where(null, self.num_classes, condition)
         return self.embed(condition)
 
     def empty(self, batch_size: int) -> Context:
-        return self.embed(torch.full((batch_size,), self.num_classes, device=self.pooled.weight.device))
+        return self.embed(
+            torch.full((batch_size,), self.num_classes, device=self.pooled.weight.device)
+        )
 
     def check(self, condition: Int[Tensor, "B"]) -> None:
         """Raise unless all class numbers lie in 0 … num_classes - 1."""
@@ -49,7 +55,8 @@ class ClassConditioner(Conditioner):
         if low < 0 or high >= self.num_classes:
             wrong = low if low < 0 else high
             raise UserError(
-                f"class must lie in 0 … {self.num_classes - 1} (num_classes={self.num_classes}), got {wrong}. "
+                f"class must lie in 0 … {self.num_classes - 1} (num_classes={self.num_classes}), "
+                f"got {wrong}. "
                 "Set num_classes to the number of classes in the data, or choose another class."
             )
 

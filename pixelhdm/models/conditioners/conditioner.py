@@ -14,7 +14,8 @@ class Conditioner(nn.Module):
 
     Args:
         dim: width of the context; the module gives the network's hidden_dim here.
-        null_prob: probability of training a sample on the empty condition, for classifier-free guidance.
+        null_prob: probability of training a sample on the empty condition, for classifier-free
+            guidance.
     """
 
     def __init__(self, dim: int, null_prob: float = 0.1):
@@ -27,7 +28,9 @@ class Conditioner(nn.Module):
         """Raise a UserError unless every condition of a batch on the CPU can be embedded."""
 
     def forward(self, condition: Any, null: Bool[Tensor, "B"] | None = None) -> Context:
-        """Embed a batch of conditions; where `null` is true the empty condition takes their place."""
+        """Embed a batch of conditions; where `null` is true the empty condition takes their "
+        "place.
+        """
         raise NotImplementedError
 
     def empty(self, batch_size: int) -> Context:

@@ -13,7 +13,8 @@ class Context(NamedTuple):
 
     Attributes:
         tokens: T tokens for the joint sequence; T may be 0.
-        mask: true where a token is valid, or None when all are (the fast path). Valid tokens come first.
+        mask: true where a token is valid, or None when all are (the fast path). Valid tokens come
+            first.
         pooled: one vector per sample, added to the time embedding.
     """
 
@@ -25,7 +26,9 @@ class Context(NamedTuple):
     def num_valid(self) -> Tensor:
         """Number of valid tokens of each sample (B)."""
         if self.mask is None:
-            return torch.full(self.pooled.shape[:1], self.tokens.shape[1], device=self.tokens.device)
+            return torch.full(
+                self.pooled.shape[:1], self.tokens.shape[1], device=self.tokens.device
+            )
         return self.mask.sum(dim=1)
 
     def cat(self, other: "Context") -> "Context":

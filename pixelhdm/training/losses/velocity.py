@@ -10,7 +10,9 @@ from pixelhdm.training.losses.loss import Loss
 
 
 class VelocityLoss(Loss):
-    """Mean squared error of the velocity, |v_pred - (x - noise)|² (arXiv:2210.02747, eq. 23), in float32."""
+    """Mean squared error of the velocity, |v_pred - (x - noise)|² (arXiv:2210.02747, eq. 23), in
+    float32.
+    """
 
     def forward(
         self, prediction: Prediction, sample: FlowSample, weight: Float[Tensor, "B"]
