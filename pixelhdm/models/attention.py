@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelhdm.errors import UserError
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.norm import RMSNorm
 from pixelhdm.models.rope import Rotation, rotate
 
 NORM_EPS = 1e-6
@@ -31,11 +33,11 @@ class GatedAttention(nn.Module):
         if num_kv_heads < 1 or num_heads % num_kv_heads:
             raise UserError(f"num_kv_heads must divide num_heads={num_heads}, got {num_kv_heads}.")
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.qkv = nn.Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
-        self.gate = nn.Linear(dim, num_heads, bias=False)
-        self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
-        self.q_norm = nn.RMSNorm(head_dim, eps=NORM_EPS)
-        self.k_norm = nn.RMSNorm(head_dim, eps=NORM_EPS)
+        self.qkv = Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.gate = Linear(dim, num_heads, bias=False)
+        self.out = Linear(num_heads * head_dim, dim, bias=False)
+        self.q_norm = RMSNorm(head_dim, eps=NORM_EPS)
+        self.k_norm = RMSNorm(head_dim, eps=NORM_EPS)
 
     def init_special(self) -> None:
         """Set the gate to 0.5; run after the generic initialisation."""

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from pixelhdm.models.attention import NORM_EPS, GatedAttention
 from pixelhdm.models.layers import SwiGLU
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.norm import RMSNorm, modulated_norm
 from pixelhdm.models.rope import Rotation
 
 PixelModulation = Literal["factored", "full"]
@@ -29,13 +31,13 @@ class PatchBlock(nn.Module):
 
     def __init__(self, dim: int, attention: GatedAttention, mlp_ratio: float):
         super().__init__()
-        self.modulation = nn.Linear(dim, 6 * dim)
-        self.pre_attention = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.modulation = Linear(dim, 6 * dim)
+        self.pre_attention = RMSNorm(dim, eps=NORM_EPS)
         self.attention = attention
-        self.post_attention = nn.RMSNorm(dim, eps=NORM_EPS)
-        self.pre_mlp = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.post_attention = RMSNorm(dim, eps=NORM_EPS)
+        self.pre_mlp = RMSNorm(dim, eps=NORM_EPS)
         self.mlp = SwiGLU(dim, int(mlp_ratio * dim))
-        self.post_mlp = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.post_mlp = RMSNorm(dim, eps=NORM_EPS)
 
     def init_special(self) -> None:
         """Close the gates; run after the generic initialisation."""
@@ -49,8 +51,10 @@ class PatchBlock(nn.Module):
         mask: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S D"]:
         a1, b1, g1, a2, b2, g2 = rearrange(self.modulation(F.silu(c)), "b (six d) -> six b 1 d", six=6)
-        x = x + g1 * self.post_attention(self.attention(self.pre_attention(x) * (1 + a1) + b1, by, mask))
-        return x + g2 * self.post_mlp(self.mlp(self.pre_mlp(x) * (1 + a2) + b2))
+        h = self.attention(modulated_norm(self.pre_attention, x, 1 + a1, b1), by, mask)
+        x = modulated_norm(self.post_attention, h, g1, x)
+        h = self.mlp(modulated_norm(self.pre_mlp, x, 1 + a2, b2))
+        return modulated_norm(self.post_mlp, h, g2, x)
 
 
 class TokenCompaction(nn.Module):
@@ -69,11 +73,11 @@ class TokenCompaction(nn.Module):
 
     def __init__(self, pixel_dim: int, patch_area: int, dim: int, attention: GatedAttention, expand_gain: float = 0.1):
         super().__init__()
-        self.compress = nn.Linear(patch_area * pixel_dim, dim, bias=False)
-        self.norm = nn.RMSNorm(dim, eps=NORM_EPS)
+        self.compress = Linear(patch_area * pixel_dim, dim, bias=False)
+        self.norm = RMSNorm(dim, eps=NORM_EPS)
         self.attention = attention
-        self.post_norm = nn.RMSNorm(dim, eps=NORM_EPS)
-        self.expand = nn.Linear(dim, patch_area * pixel_dim, bias=False)
+        self.post_norm = RMSNorm(dim, eps=NORM_EPS)
+        self.expand = Linear(dim, patch_area * pixel_dim, bias=False)
         self.expand_gain = expand_gain
 
     def init_special(self) -> None:
@@ -104,10 +108,10 @@ class PixelModulator(nn.Module):
         super().__init__()
         self.pixel_dim, self.num, self.factored = pixel_dim, num, form == "factored"
         if self.factored:
-            self.to_pixels = nn.Linear(dim, patch_area * pixel_dim, bias=False)
-            self.out = nn.Linear(pixel_dim, num * pixel_dim)
+            self.to_pixels = Linear(dim, patch_area * pixel_dim, bias=False)
+            self.out = Linear(pixel_dim, num * pixel_dim)
         else:
-            self.out = nn.Linear(dim, patch_area * num * pixel_dim)
+            self.out = Linear(dim, patch_area * num * pixel_dim)
 
     def init_special(self) -> None:
         """Start without modulation; run after the generic initialisation."""
@@ -152,9 +156,9 @@ class PixelBlock(nn.Module):
         super().__init__()
         self.post_modulation = post_modulation
         self.modulator = PixelModulator(dim, pixel_dim, patch_area, 4 if post_modulation else 6, modulation)
-        self.norm1 = nn.RMSNorm(pixel_dim, eps=NORM_EPS)
+        self.norm1 = RMSNorm(pixel_dim, eps=NORM_EPS)
         self.compaction = TokenCompaction(pixel_dim, patch_area, dim, attention)
-        self.norm2 = nn.RMSNorm(pixel_dim, eps=NORM_EPS)
+        self.norm2 = RMSNorm(pixel_dim, eps=NORM_EPS)
         self.mlp = SwiGLU(pixel_dim, int(mlp_ratio * pixel_dim))
 
     def forward(
@@ -168,5 +172,5 @@ class PixelBlock(nn.Module):
             x = torch.addcmul(x + b1, self.compaction(self.norm1(x), by), 1 + a1)
             return torch.addcmul(x + b2, self.mlp(self.norm2(x)), 1 + a2)
         a1, b1, g1, a2, b2, g2 = self.modulator(s)
-        x = x + g1 * self.compaction(self.norm1(x) * (1 + a1) + b1, by)
-        return x + g2 * self.mlp(self.norm2(x) * (1 + a2) + b2)
+        x = x + g1 * self.compaction(modulated_norm(self.norm1, x, 1 + a1, b1), by)
+        return x + g2 * self.mlp(modulated_norm(self.norm2, x, 1 + a2, b2))

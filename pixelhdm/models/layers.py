@@ -6,7 +6,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.silu_product import silu_product
 
 
 class SwiGLU(nn.Module):
@@ -19,12 +21,12 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.gate_up = nn.Linear(dim, 2 * hidden_dim, bias=False)
-        self.out = nn.Linear(hidden_dim, dim, bias=False)
+        self.gate = Linear(dim, hidden_dim, bias=False)
+        self.up = Linear(dim, hidden_dim, bias=False)
+        self.out = Linear(hidden_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.out(F.silu(gate) * up)
+        return self.out(silu_product(self.gate(x), self.up(x)))
 
 
 class TimeEmbedding(nn.Module):
@@ -50,12 +52,12 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.mlp[0].weight.dtype))
 
 
-def patchify(image: Float[Tensor, "B H W c"], patch_size: int) -> Float[Tensor, "B L P*c"]:
+def patchify(image: Float[Tensor, "B H W c"], patch_size: int) -> Float[Tensor, "B L Pc"]:
     """Cut an image into patches, row by row; features are ordered (row, column, channel)."""
     return rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
-def unpatchify(patches: Float[Tensor, "B L P*c"], height: int, width: int, patch_size: int) -> Float[Tensor, "B H W c"]:
+def unpatchify(patches: Float[Tensor, "B L Pc"], height: int, width: int, patch_size: int) -> Float[Tensor, "B H W c"]:
     """Put the patches of a `height` x `width` image together again: the inverse of `patchify`."""
     h, w = height // patch_size, width // patch_size
     return rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", h=h, w=w, p=patch_size, q=patch_size)

@@ -11,7 +11,9 @@ from pixelhdm.models.attention import NORM_EPS, GatedAttention
 from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulation
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.layers import TimeEmbedding, init_linear, init_special, patchify, unpatchify
+from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import Network, Prediction
+from pixelhdm.models.norm import RMSNorm
 from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, token_positions
 
 
@@ -67,16 +69,16 @@ class PixelHDM(Network):
         area = patch_size**2
 
         self.patch_embedding = nn.Sequential(
-            nn.Linear(3 * area, bottleneck_dim, bias=False),
+            Linear(3 * area, bottleneck_dim, bias=False),
             nn.SiLU(),
-            nn.Linear(bottleneck_dim, hidden_dim, bias=False),
+            Linear(bottleneck_dim, hidden_dim, bias=False),
         )
         self.time_embedding = TimeEmbedding(hidden_dim)
         self.patch_blocks = nn.ModuleList(
             PatchBlock(hidden_dim, GatedAttention(hidden_dim, num_heads, num_kv_heads, head_dim), mlp_ratio)
             for _ in range(patch_depth)
         )
-        self.pixel_embedding = nn.Linear(3, pixel_dim) if pixel_depth else None
+        self.pixel_embedding = Linear(3, pixel_dim) if pixel_depth else None
         self.pixel_blocks = nn.ModuleList(
             PixelBlock(
                 hidden_dim,
@@ -89,8 +91,8 @@ class PixelHDM(Network):
             )
             for _ in range(pixel_depth)
         )
-        self.final_norm = nn.RMSNorm(pixel_dim if pixel_depth else hidden_dim, eps=NORM_EPS)
-        self.final = nn.Linear(pixel_dim, 3) if pixel_depth else nn.Linear(hidden_dim, 3 * area)
+        self.final_norm = RMSNorm(pixel_dim if pixel_depth else hidden_dim, eps=NORM_EPS)
+        self.final = Linear(pixel_dim, 3) if pixel_depth else Linear(hidden_dim, 3 * area)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

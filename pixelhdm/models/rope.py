@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelhdm.errors import UserError
 
-Rotation = tuple[Float[Tensor, "... S d"], Float[Tensor, "... S d"]]
+Rotation = tuple[Float[Tensor, "... S hd"], Float[Tensor, "... S hd"]]
 
 
 def image_positions(height: int, width: int, offset: Tensor) -> Int[Tensor, "B L 3"]:
@@ -31,6 +31,8 @@ def token_positions(length: int, device: torch.device) -> Int[Tensor, "1 T 3"]:
 def rotation(positions: Int[Tensor, "B S axes"], dims: tuple[int, ...], theta: float) -> Rotation:
     """Cosine and sine of position * theta^(-2j / dim) for each axis, every angle twice: one for each of a pair.
 
+    The first sine of a pair is negative, as in (x, y) -> (x cos - y sin, y cos + x sin).
+
     Always float32: an angle of a few hundred radians has no correct digit left in bfloat16.
 
     Returns:
@@ -40,16 +42,16 @@ def rotation(positions: Int[Tensor, "B S axes"], dims: tuple[int, ...], theta: f
     for axis, dim in enumerate(dims):
         power = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
         angles.append(positions[..., axis, None].float() * theta**-power)
-    angle = repeat(torch.cat(angles, dim=-1), "b s d -> b s (d pair)", pair=2)
-    return angle.cos(), angle.sin()
+    angle = torch.cat(angles, dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    return repeat(cos, "b s d -> b s (d pair)", pair=2), rearrange([-sin, sin], "pair b s d -> b s (d pair)")
 
 
 def rotate(x: Float[Tensor, "B heads S d"], by: Rotation) -> Float[Tensor, "B heads S d"]:
     """Rotate the channel pairs (0, 1), (2, 3), … of `x` by the angles of `rotation`."""
     cos, sin = (rearrange(part, "b s d -> b 1 s d") for part in by)
-    even, odd = rearrange(x, "b n s (d pair) -> pair b n s d", pair=2)
-    turned = torch.stack([-odd, even], dim=-1).flatten(-2)
-    return (x * cos + turned * sin).to(x.dtype)
+    swapped = rearrange(x, "b n s (d pair) -> b n s d pair", pair=2).roll(1, dims=-1)
+    return torch.addcmul(x * cos, rearrange(swapped, "b n s d pair -> b n s (d pair)"), sin).to(x.dtype)
 
 
 def check_rope_dims(dims: tuple[int, ...], head_dim: int) -> None:
