@@ -1,6 +1,9 @@
 """The command line: LightningCLI with PixelHDM's parts, short errors and an honest ending."""
 
+import logging
 import os
+import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -60,6 +63,9 @@ QUIET = (
 
 for message in QUIET:
     warnings.filterwarnings("ignore", f".*{message}")
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "litlogger" not in record.getMessage()  # an advertisement
+)
 set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_in_any=False)
 
 
@@ -112,11 +118,11 @@ class PixelHDMCLI(LightningCLI):
         folder = config.trainer.default_root_dir or "."
         if config.ckpt_path == "last":
             config.ckpt_path = str(last_checkpoint(folder))
+        if config.ckpt_path is not None:
+            config.model.init_from = None
         if self.subcommand == "fit":
             if config.ckpt_path is None:
                 check_new_run(folder)
-            else:
-                config.model.init_from = None
             return
         if config.ckpt_path is None and config.model.init_from is None:
             raise UserError(
@@ -148,9 +154,9 @@ class PixelHDMCLI(LightningCLI):
             return
         folder = Path(self.trainer.default_root_dir)
         parts = {type(callback): callback for callback in self.trainer.callbacks}
-        checkpoint = parts[RunCheckpoint].latest
+        checkpoint = parts[RunCheckpoint].latest or self.trainer.ckpt_path
         print(f"\nTraining ended at step {self.trainer.global_step}.")
-        print(f"  samples     {parts[SampleImages].latest}")
+        print(f"  samples     {parts[SampleImages].latest or 'none drawn'}")
         print(f"  checkpoint  {checkpoint}")
         print(f"  config      {folder / 'config.yaml'}")
         print(
@@ -163,7 +169,7 @@ class PixelHDMCLI(LightningCLI):
 
 
 def main() -> None:
-    """Run the command line; a person's mistake ends with one sentence and exit code 2."""
+    """Run the command line; a person's mistake ends with one sentence and exit code 1."""
     try:
         PixelHDMCLI(
             PixelHDMModule,
@@ -181,5 +187,11 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:
-        print(f"Stopped. Go on with: {' '.join(sys.argv)} --ckpt_path last", flush=True)
+        print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)
         sys.exit(128 + stop.signum)
+
+
+def resuming_command(argv: list[str]) -> str:
+    """The command that continues the run which `argv` started or continued."""
+    call = re.sub(r" --ckpt_path[ =]\S+", "", shlex.join(argv))
+    return f"python {call} --ckpt_path last"
