@@ -1,0 +1,69 @@
+"""Small real parts that many tests need."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixelhdm.data.source import ImageSource, Record
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.pixelhdm import PixelHDM
+
+TINY = {
+    "hidden_dim": 32,
+    "pixel_dim": 4,
+    "patch_size": 2,
+    "patch_depth": 3,
+    "pixel_depth": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "rope_dims": (2, 2, 4),
+    "bottleneck_dim": 8,
+    "feature_block": 2,
+}
+
+
+def tiny_network(**changes: object) -> PixelHDM:
+    """A new PixelHDM of a few thousand parameters, always the same one."""
+    torch.manual_seed(0)
+    return PixelHDM(**(TINY | changes))
+
+
+def perturb(module: nn.Module, std: float = 0.1) -> nn.Module:
+    """Add noise to every parameter, as training does: no gate stays closed."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += std * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def randn(*shape: int, seed: int = 2) -> Tensor:
+    """Normal numbers that do not depend on what was drawn before."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def context(batch: int, length: int, dim: int = TINY["hidden_dim"], seed: int = 3) -> Context:
+    """A random context without a mask."""
+    return Context(randn(batch, length, dim, seed=seed), None, randn(batch, dim, seed=seed + 100))
+
+
+class Numbers(ImageSource):
+    """Images whose pixels tell their index and the seed that they were loaded with."""
+
+    def __init__(self, num: int):
+        self.num = num
+
+    def open(self, image_size: int) -> None:
+        """Do nothing: there is no file."""
+
+    def __len__(self) -> int:
+        return self.num
+
+    def load(self, index: int, seed: int) -> Record:
+        image = np.full((2, 2, 3), index % 251, dtype=np.uint8)
+        image[0, 0] = seed % 251
+        return Record(image, index % 10)
+
+    def fingerprint(self) -> str:
+        return f"numbers-{self.num}"
