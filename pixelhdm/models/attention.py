@@ -15,11 +15,11 @@ NORM_EPS = 1e-6
 
 
 class GatedAttention(nn.Module):
-    """Self-attention with grouped keys and values, normalised queries and keys, mRoPE and a sigmoid head gate.
+    """Self-attention with grouped keys and values, QK-norm, mRoPE and a sigmoid head gate.
 
-    out = W_o [ sigmoid(x W_gate) * softmax(q k^T / sqrt(head_dim)) v ], with RMSNorm and rotation on q and k.
-    Grouped queries: arXiv:2305.13245. Gate after the attention: arXiv:2505.06708 (headwise form).
-    The gate starts at 0.5 (zero weights). No biases.
+    out = W_o [ sigmoid(x W_gate) * softmax(q k^T / sqrt(head_dim)) v ], with RMSNorm and rotation
+    on q and k. Grouped queries: arXiv:2305.13245. Gate after the attention: arXiv:2505.06708
+    (headwise form). The gate starts at 0.5 (zero weights). No biases.
 
     Args:
         dim: width of the tokens.
@@ -66,7 +66,8 @@ def attend(
 ) -> Float[Tensor, "B heads S d"]:
     """Scaled dot-product attention with fewer key/value heads than query heads.
 
-    With a mask the keys and values are repeated, because no fused CUDA kernel takes both a mask and groups.
+    With a mask the keys and values are repeated, because no fused CUDA kernel takes both a mask and
+    groups.
     """
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=k.shape[1] != q.shape[1])

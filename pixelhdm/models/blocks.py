@@ -20,8 +20,9 @@ PixelModulation = Literal["factored", "full"]
 class PatchBlock(nn.Module):
     """Transformer block with sandwich norms and time-driven modulation.
 
-    x += g1 * RMSNorm(Attention(RMSNorm(x) (1 + a1) + b1)), then the same with SwiGLU and a2, b2, g2;
-    a, b, g = Linear(SiLU(c)) start at zero (adaLN-Zero, arXiv:2212.09748), so the block starts as the identity.
+    x += g1 * RMSNorm(Attention(RMSNorm(x) (1 + a1) + b1)), then the same with SwiGLU and a2, b2,
+    g2; a, b, g = Linear(SiLU(c)) start at zero (adaLN-Zero, arXiv:2212.09748), so the block starts
+    as the identity.
 
     Args:
         dim: width of the tokens.
@@ -50,7 +51,9 @@ class PatchBlock(nn.Module):
         by: Rotation,
         mask: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S D"]:
-        a1, b1, g1, a2, b2, g2 = rearrange(self.modulation(F.silu(c)), "b (six d) -> six b 1 d", six=6)
+        a1, b1, g1, a2, b2, g2 = rearrange(
+            self.modulation(F.silu(c)), "b (six d) -> six b 1 d", six=6
+        )
         h = self.attention(modulated_norm(self.pre_attention, x, 1 + a1, b1), by, mask)
         x = modulated_norm(self.post_attention, h, g1, x)
         h = self.mlp(modulated_norm(self.pre_mlp, x, 1 + a2, b2))
@@ -58,10 +61,10 @@ class PatchBlock(nn.Module):
 
 
 class TokenCompaction(nn.Module):
-    """Attention of pixels at the price of patches: compress each patch to one token, attend, expand.
+    """Attention of pixels at the price of patches: one token a patch, attend, expand.
 
-    p²d -> Linear -> D -> RMSNorm -> GatedAttention -> RMSNorm -> Linear -> p²d (PixelDiT, arXiv:2511.20645,
-    section 3); the attention costs 1 / p^4 of one over all pixels.
+    p²d -> Linear -> D -> RMSNorm -> GatedAttention -> RMSNorm -> Linear -> p²d (PixelDiT,
+    arXiv:2511.20645, section 3); the attention costs 1 / p^4 of one over all pixels.
 
     Args:
         pixel_dim: channels d of a pixel.
@@ -71,7 +74,14 @@ class TokenCompaction(nn.Module):
         expand_gain: gain of the Xavier initialisation of the last Linear.
     """
 
-    def __init__(self, pixel_dim: int, patch_area: int, dim: int, attention: GatedAttention, expand_gain: float = 0.1):
+    def __init__(
+        self,
+        pixel_dim: int,
+        patch_area: int,
+        dim: int,
+        attention: GatedAttention,
+        expand_gain: float = 0.1,
+    ):
         super().__init__()
         self.compress = Linear(patch_area * pixel_dim, dim, bias=False)
         self.norm = RMSNorm(dim, eps=NORM_EPS)
@@ -91,10 +101,10 @@ class TokenCompaction(nn.Module):
 
 
 class PixelModulator(nn.Module):
-    """Modulation of every single pixel from the condition of its patch: D -> `num` vectors of d per pixel.
+    """Modulation of every pixel from the condition of its patch: D -> `num` vectors of d each.
 
-    factored: Linear(D -> p²d), SiLU, Linear(d -> num d) shared by all pixels; full: SiLU, Linear(D -> p² num d),
-    as in PixelDiT (arXiv:2511.20645). Both start at zero.
+    factored: Linear(D -> p²d), SiLU, Linear(d -> num d) shared by all pixels; full: SiLU,
+    Linear(D -> p² num d), as in PixelDiT (arXiv:2511.20645). Both start at zero.
 
     Args:
         dim: width D of the condition.
@@ -123,15 +133,18 @@ class PixelModulator(nn.Module):
             pixels = F.silu(rearrange(self.to_pixels(s), "b l (p d) -> b l p d", d=self.pixel_dim))
             return self.out(pixels).chunk(self.num, dim=-1)
         pixels = self.out(F.silu(s))
-        return rearrange(pixels, "b l (p nd) -> b l p nd", nd=self.num * self.pixel_dim).chunk(self.num, dim=-1)
+        return rearrange(pixels, "b l (p nd) -> b l p nd", nd=self.num * self.pixel_dim).chunk(
+            self.num, dim=-1
+        )
 
 
 class PixelBlock(nn.Module):
-    """Block on the pixels of each patch: compaction attention and a small SwiGLU, modulated pixel by pixel.
+    """Block on the pixels: compaction attention and a small SwiGLU, modulated pixel by pixel.
 
-    x += g1 * Compaction(RMSNorm(x) (1 + a1) + b1), then the same with SwiGLU: the identity at the start.
-    With `post_modulation` (PixelDiT's remedy against loss spikes, pull request 8 of its repository) the branch
-    outputs are modulated and there is no gate: x += Compaction(RMSNorm(x)) (1 + a1) + b1.
+    x += g1 * Compaction(RMSNorm(x) (1 + a1) + b1), then the same with SwiGLU: the identity at the
+    start. With `post_modulation` (PixelDiT's remedy against loss spikes, pull request 8 of its
+    repository) the branch outputs are modulated and there is no gate: x += Compaction(RMSNorm(x))
+    (1 + a1) + b1.
 
     Args:
         dim: width D of the condition.
@@ -155,7 +168,9 @@ class PixelBlock(nn.Module):
     ):
         super().__init__()
         self.post_modulation = post_modulation
-        self.modulator = PixelModulator(dim, pixel_dim, patch_area, 4 if post_modulation else 6, modulation)
+        self.modulator = PixelModulator(
+            dim, pixel_dim, patch_area, 4 if post_modulation else 6, modulation
+        )
         self.norm1 = RMSNorm(pixel_dim, eps=NORM_EPS)
         self.compaction = TokenCompaction(pixel_dim, patch_area, dim, attention)
         self.norm2 = RMSNorm(pixel_dim, eps=NORM_EPS)

@@ -12,7 +12,7 @@ from pixelhdm.models.silu_product import silu_product
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer W_out (SiLU(W_gate x) * W_up x), without biases (arXiv:2002.05202, eq. 6).
+    """Gated feed-forward layer W_out (SiLU(W_gate x) * W_up x) (arXiv:2002.05202, eq. 6).
 
     Args:
         dim: width in and out.
@@ -32,8 +32,8 @@ class SwiGLU(nn.Module):
 class TimeEmbedding(nn.Module):
     """Embedding of t: sinusoids of 1000 t, then Linear, SiLU, Linear.
 
-    The sinusoids sin(1000 t f_i), cos(1000 t f_i) with f_i = 10000^(-i / half) are computed in float32 under
-    any precision: in bfloat16 their error exceeds their amplitude.
+    The sinusoids sin(1000 t f_i), cos(1000 t f_i) with f_i = 10000^(-i / half) are computed in
+    float32 under any precision: in bfloat16 their error exceeds their amplitude.
 
     Args:
         dim: width out.
@@ -57,10 +57,14 @@ def patchify(image: Float[Tensor, "B H W c"], patch_size: int) -> Float[Tensor, 
     return rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
-def unpatchify(patches: Float[Tensor, "B L Pc"], height: int, width: int, patch_size: int) -> Float[Tensor, "B H W c"]:
+def unpatchify(
+    patches: Float[Tensor, "B L Pc"], height: int, width: int, patch_size: int
+) -> Float[Tensor, "B H W c"]:
     """Put the patches of a `height` x `width` image together again: the inverse of `patchify`."""
     h, w = height // patch_size, width // patch_size
-    return rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", h=h, w=w, p=patch_size, q=patch_size)
+    return rearrange(
+        patches, "b (h w) (p q c) -> b (h p) (w q) c", h=h, w=w, p=patch_size, q=patch_size
+    )
 
 
 def init_linear(module: nn.Module) -> None:

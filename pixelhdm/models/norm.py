@@ -9,9 +9,10 @@ from pixelhdm.models.cpu import is_eager_float32_cpu
 
 
 class RMSNorm(nn.RMSNorm):
-    """nn.RMSNorm over the last axis, x / sqrt(mean(x²) + eps) * weight, with `rms_normalize` inside.
+    """nn.RMSNorm over the last axis: x / sqrt(mean(x²) + eps) * weight.
 
-    The weight is applied apart and in x's precision: PyTorch has no fused kernel for bfloat16 x and float32 weight.
+    The weight is applied apart and in x's precision: PyTorch has no fused kernel for bfloat16 x and
+    float32 weight.
     """
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -19,7 +20,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def modulated_norm(norm: RMSNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """norm(x) * scale + shift; the norm's weight goes into the scale, which is the smaller one if it broadcasts."""
+    """norm(x) * scale + shift; the weight goes into the scale, which is small if it broadcasts."""
     return rms_normalize(x, norm.eps) * (norm.weight * scale) + shift
 
 
@@ -33,8 +34,9 @@ def rms_normalize(x: Float[Tensor, "... d"], eps: float) -> Float[Tensor, "... d
 class RmsNormalize(torch.autograd.Function):
     """y = x r with r = 1 / sqrt(mean(x²) + eps), and r.
 
-    It exists because PyTorch has a fused RMSNorm on CUDA only: on a CPU it records five operators and keeps x
-    and y. Here the derivative r (g - y mean(g y)) takes four passes and keeps y, which the next layer keeps too.
+    It exists because PyTorch has a fused RMSNorm on CUDA only: on a CPU it records five operators
+    and keeps x and y. Here the derivative r (g - y mean(g y)) takes four passes and keeps y, which
+    the next layer keeps too.
     """
 
     @staticmethod

@@ -20,10 +20,11 @@ from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, tok
 class PixelHDM(Network):
     """PixelHDM, a dual-level pixel diffusion transformer.
 
-    Patch path: bottleneck embedding of p x p patches, then `patch_depth` blocks on [context; image] with mRoPE.
-    Pixel path: the same noisy image, pixel by pixel, through `pixel_depth` blocks steered by
-    s = image tokens + time + pooled condition. Dual-level design after PixelDiT, arXiv:2511.20645.
-    The last layer and all gates start at zero, so a new network predicts zero everywhere.
+    Patch path: bottleneck embedding of p x p patches, then `patch_depth` blocks on [context; image]
+    with mRoPE. Pixel path: the same noisy image, pixel by pixel, through `pixel_depth` blocks
+    steered by s = image tokens + time + pooled condition. Dual-level design after PixelDiT,
+    arXiv:2511.20645. The last layer and all gates start at zero, so a new network predicts zero
+    everywhere.
 
     Args:
         hidden_dim: width D of the patch path.
@@ -39,8 +40,10 @@ class PixelHDM(Network):
         mlp_ratio: hidden width of the feed-forward layers over their width.
         bottleneck_dim: width of the patch embedding's bottleneck.
         pixel_modulation: "factored" (small) or "full" (PixelDiT's) modulation of pixels.
-        post_modulation: modulate the outputs of the pixel branches instead of their inputs; steadier, no gates.
-        feature_block: number, from 1, of the patch block whose image tokens a representation loss sees.
+        post_modulation: modulate the outputs of the pixel branches instead of their inputs;
+            steadier, no gates.
+        feature_block: number, from 1, of the patch block whose image tokens a representation loss
+            sees.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class PixelHDM(Network):
         super().__init__(hidden_dim, patch_size)
         check_rope_dims(rope_dims, head_dim)
         if not 1 <= feature_block <= patch_depth:
-            raise UserError(f"feature_block must lie in 1 … patch_depth={patch_depth}, got {feature_block}.")
+            raise UserError(
+                f"feature_block must lie in 1 … patch_depth={patch_depth}, got {feature_block}."
+            )
         self.rope_dims, self.rope_theta, self.feature_block = rope_dims, rope_theta, feature_block
         area = patch_size**2
 
@@ -75,7 +80,9 @@ class PixelHDM(Network):
         )
         self.time_embedding = TimeEmbedding(hidden_dim)
         self.patch_blocks = nn.ModuleList(
-            PatchBlock(hidden_dim, GatedAttention(hidden_dim, num_heads, num_kv_heads, head_dim), mlp_ratio)
+            PatchBlock(
+                hidden_dim, GatedAttention(hidden_dim, num_heads, num_kv_heads, head_dim), mlp_ratio
+            )
             for _ in range(patch_depth)
         )
         self.pixel_embedding = Linear(3, pixel_dim) if pixel_depth else None
@@ -101,7 +108,9 @@ class PixelHDM(Network):
         init_special(self)
         nn.init.zeros_(self.final.weight)
 
-    def forward(self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context) -> Prediction:
+    def forward(
+        self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
+    ) -> Prediction:
         """Predict from a noisy image.
 
         Args:
@@ -120,7 +129,9 @@ class PixelHDM(Network):
         if self.pixel_embedding is None:
             out = self.final(self.final_norm(tokens))
         else:
-            out = self.run_pixel_blocks(patches, tokens + rearrange(c, "b d -> b 1 d"), height, width)
+            out = self.run_pixel_blocks(
+                patches, tokens + rearrange(c, "b d -> b 1 d"), height, width
+            )
         return Prediction(unpatchify(out, height, width, self.patch_size), features)
 
     def grid_positions(self, height: int, width: int, offset: Tensor) -> Tensor:
@@ -134,9 +145,13 @@ class PixelHDM(Network):
         length = context.tokens.shape[1]
         image = self.patch_embedding(patches)
         x = torch.cat([context.tokens.to(image.dtype), image], dim=1)
-        mask = None if context.mask is None else F.pad(context.mask, (0, image.shape[1]), value=True)
+        mask = (
+            None if context.mask is None else F.pad(context.mask, (0, image.shape[1]), value=True)
+        )
         text_at = token_positions(length, c.device).expand(len(c), -1, -1)
-        positions = torch.cat([text_at, self.grid_positions(height, width, context.num_valid)], dim=1)
+        positions = torch.cat(
+            [text_at, self.grid_positions(height, width, context.num_valid)], dim=1
+        )
         by = rotation(positions, self.rope_dims, self.rope_theta)
         features = x
         for number, block in enumerate(self.patch_blocks, start=1):
@@ -147,7 +162,9 @@ class PixelHDM(Network):
 
     def run_pixel_blocks(self, patches: Tensor, s: Tensor, height: int, width: int) -> Tensor:
         """Output of the pixel path as patches (B L P*3)."""
-        positions = self.grid_positions(height, width, torch.zeros(1, dtype=torch.long, device=s.device))
+        positions = self.grid_positions(
+            height, width, torch.zeros(1, dtype=torch.long, device=s.device)
+        )
         by = rotation(positions, self.rope_dims, self.rope_theta)
         x = self.pixel_embedding(rearrange(patches, "b l (p c) -> b l p c", c=3))
         for block in self.pixel_blocks:

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 from pixelhdm.models.cpu import is_eager
 
 
-def silu_product(gate: Float[Tensor, "... d"], up: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+def silu_product(
+    gate: Float[Tensor, "... d"], up: Float[Tensor, "... d"]
+) -> Float[Tensor, "... d"]:
     """SiLU(gate) * up."""
     return SiluProduct.apply(gate, up) if is_eager() else F.silu(gate) * up
 
@@ -16,8 +18,8 @@ def silu_product(gate: Float[Tensor, "... d"], up: Float[Tensor, "... d"]) -> Fl
 class SiluProduct(torch.autograd.Function):
     """SiLU(gate) * up that keeps gate and up alone.
 
-    It exists because autograd would keep SiLU(gate) too, a quarter of what a SwiGLU layer keeps; computing it once
-    more is one pass over the memory. torch.compile finds that by itself.
+    It exists because autograd would keep SiLU(gate) too, a quarter of what a SwiGLU layer keeps;
+    computing it once more is one pass over the memory. torch.compile finds that by itself.
     """
 
     @staticmethod

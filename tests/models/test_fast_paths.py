@@ -64,7 +64,9 @@ def test_functional_transforms_work() -> None:
         return silu_product(F.linear(norm(x), weight), F.linear(x, weight)).square().mean()
 
     plain = torch.autograd.grad(value(layer.weight), layer.weight)[0]
-    torch.testing.assert_close(torch.func.grad(value)(layer.weight.detach()), plain, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.func.grad(value)(layer.weight.detach()), plain, rtol=1e-4, atol=1e-6
+    )
     torch.func.jvp(layer, (x,), (x,))
 
 
@@ -110,7 +112,9 @@ def test_rotation_turns_pairs_as_complex_numbers() -> None:
     by = rotation(positions, (8, 8), 100.0)
     power = 100.0 ** -(torch.arange(0, 8, 2) / 8)
     angle = rearrange(positions[..., None] * power, "b s axes d -> b 1 s (axes d)")
-    pairs = torch.view_as_complex(rearrange(x, "b n s (d pair) -> b n s d pair", pair=2).contiguous())
+    pairs = torch.view_as_complex(
+        rearrange(x, "b n s (d pair) -> b n s d pair", pair=2).contiguous()
+    )
     plain = torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle))
     assert_same(rotate(x, by), rearrange(plain, "b n s d pair -> b n s (d pair)"), x)
 
