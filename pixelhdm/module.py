@@ -133,8 +133,23 @@ class PixelHDMModule(LightningModule):
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
+            self.keep_optimizer_settings(checkpoint["optimizer_states"])
         else:
             checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
+
+    def keep_optimizer_settings(self, states: list[dict[str, Any]]) -> None:
+        """Put the config's learning rate and other settings into the saved optimizer states.
+
+        A saved state carries the settings of its own run, which would silently replace those that
+        the resumed run was given.
+        """
+        settings = self.optimizer([nn.Parameter(torch.zeros(1))]).param_groups[0]
+        del settings["params"]
+        for group in (group for state in states for group in state["param_groups"]):
+            for name, value in settings.items():
+                if group.get(name) != value:
+                    rank_zero_info(f"Resuming with {name}={value} (was {group.get(name)}).")
+                    group[name] = value
 
     # Training and validation ----------------------------------------------------------------------
 

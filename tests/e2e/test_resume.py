@@ -131,6 +131,15 @@ def test_changed_batch_size_is_refused_on_resume(run):
         run("fit", *QUICKSTART, "--data.batch_size=4", "--trainer.max_steps=10", "--ckpt_path=last")
 
 
+def test_settings_of_the_command_line_win_on_resume(run):
+    run("fit", *QUICKSTART)
+    more = ["--trainer.max_steps=10", "--ckpt_path=last"]
+    run("fit", *QUICKSTART, *more, "--model.optimizer.lr=0.5", "--model.optimizer.betas=[0.8,0.9]")
+    group = checkpoint("runs/quickstart", 10)["optimizer_states"][0]["param_groups"][0]
+    assert group["lr"] == 0.5
+    assert tuple(group["betas"]) == (0.8, 0.9)
+
+
 def test_new_run_refuses_the_folder_of_an_old_one(run):
     run("fit", *QUICKSTART)
     before = Path("runs/quickstart/config.yaml").stat().st_mtime_ns
