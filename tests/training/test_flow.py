@@ -1,0 +1,97 @@
+import pytest
+import torch
+from scipy import stats
+
+from pixelhdm.errors import UserError
+from pixelhdm.models.network import Prediction
+from pixelhdm.training.flow import FlowMatching
+from tests.stubs import randn
+
+X, NOISE, T = randn(3, 2, 4, 3), randn(3, 2, 4, 3, seed=5), torch.tensor([0.1, 0.5, 0.93])
+
+
+def predicted(output: torch.Tensor) -> Prediction:
+    return Prediction(output, torch.zeros(3, 2, 1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_path_and_its_identities(scale):
+    sample = FlowMatching(noise_scale=scale).sample(X, NOISE, T)
+    t = T[:, None, None, None]
+    torch.testing.assert_close(sample.noise, scale * NOISE)
+    torch.testing.assert_close(sample.v, X - scale * NOISE)
+    torch.testing.assert_close(sample.z_t + (1 - t) * sample.v, X)
+    torch.testing.assert_close(sample.z_t - t * sample.v, scale * NOISE)
+    assert torch.equal(sample.x, X)
+    assert torch.equal(sample.t, T)
+
+
+def test_path_ends_in_noise_and_image():
+    flow = FlowMatching()
+    assert torch.equal(flow.sample(X, NOISE, torch.zeros(3)).z_t, NOISE)
+    assert torch.equal(flow.sample(X, NOISE, torch.ones(3)).z_t, X)
+
+
+@pytest.mark.parametrize("t_eps", [0.05, 0.2])
+def test_time_keeps_its_distance_from_the_ends(t_eps):
+    t = FlowMatching(t_eps=t_eps).time(torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]))
+    torch.testing.assert_close(t[[0, 2, 4]], torch.tensor([t_eps, 0.5, 1 - t_eps]))
+    assert (t.diff() > 0).all()
+    assert t.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.8)])
+def test_time_is_logit_normal(mean, std):
+    t = FlowMatching(time_mean=mean, time_std=std).time(randn(4000))
+    squeezed = (t.double() - 0.05) / 0.9
+    logit = torch.log(squeezed / (1 - squeezed))
+    assert stats.kstest(logit.numpy(), stats.norm(mean, std).cdf).pvalue > 0.01
+    ranks = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    exact = torch.sigmoid(torch.from_numpy(stats.norm(mean, std).ppf(ranks.numpy())))
+    torch.testing.assert_close(squeezed.quantile(ranks), exact, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_time_shift_is_its_formula(shift):
+    normal = torch.linspace(-2, 2, 9)
+    t = torch.sigmoid(normal)
+    expected = 0.05 + 0.9 * t / (t + (1 - t) * shift)
+    torch.testing.assert_close(FlowMatching(time_shift=shift).time(normal), expected)
+    assert expected[4].item() == pytest.approx(0.05 + 0.9 / (1 + shift))  # above 1: more noise
+
+
+def test_prediction_v_is_passed_on_in_float32():
+    flow, given = FlowMatching(), predicted(X.bfloat16())
+    velocity = flow.velocity(given, NOISE, T)
+    assert torch.equal(velocity.output, X.bfloat16().float())
+    assert velocity.features is given.features
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_right_prediction_x_is_the_right_velocity(scale):
+    flow = FlowMatching(prediction="x", noise_scale=scale)
+    sample = flow.sample(X, NOISE, T)
+    velocity = flow.velocity(predicted(X), sample.z_t, T).output
+    torch.testing.assert_close(velocity, sample.v, rtol=1e-5, atol=1e-5)
+
+
+def test_prediction_x_never_divides_by_less_than_t_eps():
+    flow, t = FlowMatching(prediction="x", t_eps=0.1), torch.tensor([0.5, 0.95, 1.0])
+    velocity = flow.velocity(predicted(X), NOISE, t).output
+    divisor = torch.tensor([0.5, 0.1, 0.1])[:, None, None, None]
+    torch.testing.assert_close(velocity, (X - NOISE) / divisor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"t_eps": 0.0}, "t_eps must lie between 0 and 0.5, got 0.0"),
+        ({"t_eps": 0.5}, "t_eps must lie between 0 and 0.5, got 0.5"),
+        ({"time_std": 0.0}, "time_std must be above 0, got 0.0"),
+        ({"time_shift": -1.0}, "time_shift must be above 0, got -1.0"),
+        ({"noise_scale": float("nan")}, "noise_scale must be above 0, got nan"),
+    ],
+)
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(UserError, match=words):
+        FlowMatching(**arguments)
