@@ -1,0 +1,110 @@
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from pixelhdm.data.loader import Batch, EpochLoader
+from pixelhdm.data.source import Record
+from tests.stubs import Numbers
+
+NUM, BATCH = 23, 4
+
+
+def loader(
+    shuffle: bool = True, rank: int = 0, world: int = 1, threads: int = 0, batch: int = BATCH
+) -> EpochLoader:
+    return EpochLoader(Numbers(NUM), batch, 5, shuffle, rank, world, threads)
+
+
+def take(of: EpochLoader, count: int) -> list[Batch]:
+    """The next batches, over the ends of epochs, as a trainer takes them."""
+    endless = itertools.chain.from_iterable(iter(of) for _ in itertools.count())
+    return list(itertools.islice(endless, count))
+
+
+def assert_same(a: list[Batch], b: list[Batch]) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_epoch_gives_every_image_once_with_its_own_label_and_seed():
+    batches = list(loader())
+    assert len(batches) == len(loader()) == 6
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    real = whole["weight"] > 0
+    assert whole["weight"].tolist() == [1.0] * 23 + [0.0]
+    assert sorted(whole["index"][real].tolist()) == list(range(NUM))
+    assert (whole["image"][:, 1, 1, 0] == whole["index"] % 251).all()
+    assert (whole["image"][:, 0, 0, 0] == whole["seed"] % 251).all()
+    assert (whole["condition"] == whole["index"] % 10).all()
+    assert len(whole["seed"][real].unique()) == NUM
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("done", range(14))
+def test_resuming_at_any_position_gives_the_remaining_batches(done, threads):
+    expected = take(loader(), 14)
+    first = loader(threads=threads)
+    assert_same(take(first, done), expected[:done])
+    again = loader(threads=threads)
+    again.epoch, again.step = first.epoch, first.step
+    assert_same(take(again, 14 - done), expected[done:])
+
+
+def test_epochs_differ_in_order_and_in_seeds():
+    first, second = (torch.cat([b["seed"] for b in take(loader(), 12)[i : i + 6]]) for i in (0, 6))
+    assert not set(first.tolist()) & set(second.tolist())
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_change_nothing_and_end(threads):
+    before = threading.active_count()
+    assert_same(take(loader(threads=threads), 9), take(loader(), 9))
+    broken_off = iter(loader(threads=threads))
+    next(broken_off)
+    broken_off.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_each_step(world):
+    whole = list(loader(batch=6))
+    parts = [list(loader(batch=6 // world, rank=rank, world=world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        joined = {key: torch.cat([part[step][key] for part in parts]) for key in batch}
+        assert_same([joined], [batch])
+
+
+def test_a_loader_that_does_not_shuffle_restarts_and_repeats_its_draws():
+    val = loader(shuffle=False)
+    first = list(val)
+    next(iter(val))
+    assert_same(list(val), first)
+    index = torch.cat([batch["index"] for batch in first])
+    assert index.tolist() == [*range(NUM), 0]
+
+
+def test_state_counts_batches_that_were_given_out():
+    one = loader(threads=2)
+    batches = iter(one)
+    for count in range(1, 7):
+        next(batches)
+        assert (one.epoch, one.step) == (0, count)
+    next(iter(one))
+    assert (one.epoch, one.step) == (1, 1)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_while_loading_is_passed_on(threads):
+    class Broken(Numbers):
+        def load(self, index: int, seed: int) -> Record:
+            if index == 13:
+                raise OSError("image 13")
+            return Record(np.zeros((2, 2, 3), dtype=np.uint8), 0)
+
+    with pytest.raises(OSError, match="image 13"):
+        list(EpochLoader(Broken(NUM), BATCH, 0, True, 0, 1, threads))
