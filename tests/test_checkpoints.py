@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pixelhdm.checkpoints import (
+    AtomicCheckpointIO,
+    check_fit,
+    check_new_run,
+    choose_weights,
+    last_checkpoint,
+    read_checkpoint,
+    remove_leftovers,
+    step_of,
+)
+from pixelhdm.errors import UserError
+from tests.stubs import randn
+
+STATE = {"network.a": randn(40, 30), "network.b": randn(7), "conditioner.c": randn(2, 3)}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoints/step_00000010.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": STATE, "global_step": 10}, path)
+    return path
+
+
+def test_what_is_saved_is_read(file):
+    for read in (read_checkpoint(file), AtomicCheckpointIO().load_checkpoint(str(file))):
+        assert read["global_step"] == 10
+        assert read["state_dict"].keys() == STATE.keys()
+        assert all(torch.equal(read["state_dict"][key], STATE[key]) for key in STATE)
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(file):
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        AtomicCheckpointIO().save_checkpoint({"state_dict": STATE, "x": lambda: 0}, file)
+    assert read_checkpoint(file)["global_step"] == 10
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_a_torn_file_is_never_read(file):
+    data = file.read_bytes()
+    for keep in sorted({*range(70), *np.linspace(70, len(data) - 1, 150).astype(int)}):
+        file.write_bytes(data[:keep])
+        with pytest.raises(UserError, match=r"step_00000010\.ckpt is torn or not a checkpoint"):
+            read_checkpoint(file)
+    file.write_bytes(data)
+    read_checkpoint(file)
+
+
+@pytest.mark.parametrize("start", [0, 0.3, 0.7])
+def test_a_file_with_a_hole_of_zeros_is_never_read_silently(file, start):
+    """What a file system leaves of a file whose blocks never reached the disk."""
+    data = bytearray(file.read_bytes())
+    data[int(start * len(data)) :] = bytes(len(data) - int(start * len(data)))
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="torn or not a checkpoint"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"\x80\x02}q\x00.", b"\x89PNG\r\n", b"{}", b"PK"])
+def test_another_file_is_named(tmp_path, content):
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.ckpt"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_code_inside_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="torn or not a checkpoint"):
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [{"weights": STATE}, [STATE], STATE["network.a"]])
+def test_a_file_without_a_state_dict_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="must hold a state_dict"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("path", ["nothing.ckpt", "."])
+def test_a_missing_file_is_named(tmp_path, path):
+    with pytest.raises(UserError, match="which does not exist"):
+        read_checkpoint(tmp_path / path)
+
+
+def test_last_checkpoint_is_the_one_with_the_most_steps(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(UserError, match=r"has none\. Start without --ckpt_path"):
+        last_checkpoint(tmp_path)
+    folder.mkdir()
+    names = ["step_00000900.ckpt", "step_100000000.ckpt", "step_00001000.ckpt", "mine.ckpt"]
+    for name in [*names, ".step_999999999.ckpt.12.part", "step_999999999.png"]:
+        (folder / name).touch()
+    assert last_checkpoint(tmp_path).name == "step_100000000.ckpt"
+    remove_leftovers(tmp_path)
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(
+        [*names, "step_999999999.png"]
+    )
+    assert [step_of(folder / name) for name in names] == [900, 100_000_000, 1000, -1]
+
+
+def test_a_new_run_needs_a_folder_without_checkpoints(tmp_path):
+    check_new_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    check_new_run(tmp_path)
+    (tmp_path / "checkpoints/step_00000004.ckpt").touch()
+    with pytest.raises(UserError, match=r"holds step_00000004\.ckpt\. Go on with --ckpt_path last"):
+        check_new_run(tmp_path)
+
+
+def test_choosing_weights():
+    average = {f"ema.{key}": value + 1 for key, value in STATE.items()}
+    stored = STATE | average | {"loss.d": randn(1)}
+    raw, ema = choose_weights(stored, "raw", "x"), choose_weights(stored, "ema", "x")
+    assert raw.keys() == ema.keys() == STATE.keys() | {"loss.d"}
+    for key in STATE:
+        assert torch.equal(raw[key], STATE[key])
+        assert torch.equal(ema[key], STATE[key] + 1)
+    with pytest.raises(UserError, match=r"x must hold an EMA average, got none\. Use .* raw"):
+        choose_weights(STATE, "ema", "x")
+
+
+def test_what_does_not_fit_is_listed():
+    check_fit(STATE, dict(STATE), "x.ckpt")
+    found = {f"old.{n}": randn(1) for n in range(5)} | {"network.a": randn(40, 31)}
+    with pytest.raises(UserError) as error:
+        check_fit(STATE, found, "x.ckpt")
+    for words in (
+        "x.ckpt does not fit the config",
+        "2 tensors it lacks (network.b, conditioner.c)",
+        "5 tensors the config has no place for (old.0, old.1, old.2, …)",
+        "1 other shapes (network.a (40, 31) in the checkpoint, (40, 30) in the config)",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_a_single_difference_is_an_error(change):
+    found = dict(STATE)
+    if change == "missing":
+        del found["network.b"]
+    elif change == "extra":
+        found["network.z"] = randn(1)
+    else:
+        found["network.b"] = randn(7, 1)
+    with pytest.raises(UserError, match="1 "):
+        check_fit(STATE, found, "x.ckpt")
