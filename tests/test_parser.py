@@ -1,0 +1,143 @@
+"""Wrong command lines, given to the real one in this process; each ends before it writes a file."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pixelhdm import cli
+from pixelhdm.parser import one_sentence
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ["-c", str(ROOT / "configs_c2i/quickstart.yaml"), "-c", str(ROOT / "tests/offline.yaml")]
+
+
+@pytest.fixture
+def error(tmp_path, monkeypatch):
+    """What the command line says about wrong arguments."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert "\n" not in end.value.code
+        assert end.value.code.startswith("error: ")
+        assert not any(entry.is_file() for entry in tmp_path.rglob("*"))
+        return end.value.code
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggestion"),
+    [
+        ("--model.network.patch_sise=4", "Did you mean patch_size"),
+        ("--model.network.init_args.patch_sise=4", "Did you mean patch_size"),
+        ("--model.optimizer.lrr=1", "Did you mean lr?"),
+        ("--model.guidance.scales=1", "Did you mean scale?"),
+        ("--data.train.spilt=val", "Did you mean split?"),
+        ("--data.batchsize=4", "Did you mean data.batch_size"),
+        ("--trainer.max_stepss=4", "Did you mean trainer.max_steps"),
+        ("--ema.decai=0.5", "Did you mean ema.decay?"),
+        ("--checkpoint.every_n_step=5", "Did you mean checkpoint.every_n_steps"),
+        ("--xyzzy=1", "See --help for the valid names."),
+        ("--model.network.xyzzy=1", "See --help for the valid names."),
+        ("--model.conditioner.dim=4", "PixelHDM sets dim itself."),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest_one(error, flag, suggestion):
+    said = error("fit", *CONFIGS, flag)
+    assert flag.split("=")[0].rpartition(".")[2].removeprefix("--") in said
+    assert suggestion in said
+
+
+@pytest.mark.parametrize(
+    "flag", ["--trainer.max_s=4", "--data.batch=4", "--ema.dec=0.5", "--seed=1"]
+)
+def test_abbreviations_are_unknown(error, flag):
+    assert f"unrecognized arguments: {flag}" in error("fit", *CONFIGS, flag)
+
+
+@pytest.mark.parametrize("key", ["patch_sise: 4", "init_args: {patch_sise: 4}"])
+def test_unknown_keys_of_a_file_are_named_too(error, tmp_path_factory, key):
+    file = tmp_path_factory.mktemp("configs") / "own.yaml"
+    file.write_text(f"model:\n  network:\n    {key}\n")
+    said = error("fit", *CONFIGS, "-c", str(file))
+    assert "patch_sise" in said
+    assert "Did you mean patch_size" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--model.network.num_heads=two", ["model.network", "num_heads", "int", "two"]),
+        ("--model.network.pixel_modulation=half", ["pixel_modulation", "factored", "full", "half"]),
+        ("--model.weights=best", ["model.weights", "'ema', 'raw'", "best"]),
+        ("--data.train.split=test", ["data.train", "split", "'train', 'val'", "test"]),
+        ("--data.image_size=big", ["data.image_size", "int", "big"]),
+        ("--ema.decay=x", ["ema.decay", "float", "x"]),
+        ("--cpu_threads=0", ["cpu_threads", "0"]),
+        ("--trainer.precision=bf17", ["trainer.precision", "bf16-mixed", "got bf17"]),
+        ("--ema.decay=2", ["decay must lie in 0 … 1 (1 excluded), got 2"]),
+        ("--model.network.num_kv_heads=3", ["num_kv_heads must divide num_heads=2, got 3"]),
+        ("--model.sampler.num_steps=0", ["num_steps must be at least 1, got 0"]),
+        ("--model.flow.t_eps=0.7", ["t_eps must lie between 0 and 0.5, got 0.7"]),
+        ("--data.draw.num_per_class=0", ["num_per_class must be at least 1, got 0"]),
+        ("--data.seed=-1", ["seed must", "-1"]),
+        ("--seed_everything=-1", ["-1"]),
+        ("--data.draw.classes=[]", ["classes must"]),
+        ("--trainer.max_steps=-5", ["max_steps", "-5"]),
+        ("--trainer.devices=0", ["devices", "0"]),
+    ],
+)
+def test_wrong_values_are_named_with_the_rule(error, flag, words):
+    said = error("fit", *CONFIGS, flag)
+    assert [word for word in words if word not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--model.network=shutil.rmtree", "shutil.rmtree"),
+        ("--model.network.class_path=shutil.rmtree", "shutil.rmtree' is not allowed"),
+        ("--model.network=os.system", "os.system"),
+        ("--model.network=NoSuchNetwork", "NoSuchNetwork"),
+        ("--model.loss=torch.nn.MSELoss", "not correspond to a subclass of Loss"),
+        ("--model.optimizer.class_path=torch.optim.AdamWW", "no attribute 'AdamWW'"),
+    ],
+)
+def test_classes_that_do_not_belong_are_refused(error, flag, words):
+    assert words in error("fit", *CONFIGS, flag)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "expected .subcommand. to be one of {fit,validate,predict}"),
+        (["train"], "invalid choice: 'train'"),
+        (["fit"], "the following arguments are required: .*model.network.*data.batch_size"),
+        (["fit", "-c", "nothing.yaml"], "does not exist: .*nothing.yaml"),
+        (["fit", "-c", str(ROOT / "pyproject.toml")], "Problems parsing config"),
+        (["predict", *CONFIGS], "predict needs trained weights, got no --ckpt_path"),
+        (["validate", *CONFIGS], "validate needs trained weights, got no --ckpt_path"),
+        (["fit", *CONFIGS, "--ckpt_path=last"], "last needs a checkpoint in .*checkpoints, which"),
+        (["predict", *CONFIGS, "--ckpt_path=no.ckpt"], r"got no\.ckpt, which does not exist"),
+    ],
+)
+def test_what_is_missing_is_named(error, arguments, words):
+    assert re.search(words, error(*arguments))
+
+
+def test_one_sentence_keeps_key_reason_and_value():
+    message = """Parser key "a.b":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'int'>, <class 'NoneType'>]
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: x"""
+    assert one_sentence(message) == "a.b: Expected a int, got x."
+    assert one_sentence("unrecognized arguments: --x") == "unrecognized arguments: --x."
