@@ -20,6 +20,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
@@ -32,10 +33,11 @@ from pixelhdm.checkpoints import AtomicCheckpointIO, check_new_run, last_checkpo
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.datamodule import PixelHDMDataModule
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser
@@ -102,6 +104,10 @@ class PixelHDMCLI(LightningCLI):
         parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
         parser.add_lightning_class_args(SampleImages, "sample_images")
         parser.add_lightning_class_args(SaveImages, "save_images")
+
+    def _set_seed(self) -> None:
+        check_at_least(0, seed_everything=self.config[self.subcommand].seed_everything)
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint never changes the config (Lightning's own would merge its
@@ -170,6 +176,8 @@ class PixelHDMCLI(LightningCLI):
 
 def main() -> None:
     """Run the command line; a person's mistake ends with one sentence and exit code 1."""
+    if not torch.cuda.is_available():
+        keep_heap()
     try:
         PixelHDMCLI(
             PixelHDMModule,
@@ -184,7 +192,7 @@ def main() -> None:
                 **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()},
             },
         )
-    except UserError as error:
+    except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:
         print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from pixelhdm.data.draws import ClassDraws, DrawLoader
 from pixelhdm.data.loader import Batch, EpochLoader
 from pixelhdm.data.source import ImageSource
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 
 
 class PixelHDMDataModule(LightningDataModule):
@@ -37,11 +37,8 @@ class PixelHDMDataModule(LightningDataModule):
         num_threads: int = 4,
     ):
         super().__init__()
-        if batch_size < 1 or image_size < 1 or num_threads < 0:
-            raise UserError(
-                "batch_size and image_size must be at least 1 and num_threads at least 0, "
-                f"got {batch_size}, {image_size} and {num_threads}."
-            )
+        check_at_least(1, image_size=image_size, batch_size=batch_size)
+        check_at_least(0, num_threads=num_threads, seed=seed or 0)
         self.image_size, self.batch_size, self.draw, self.num_threads = (
             image_size,
             batch_size,

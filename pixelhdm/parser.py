@@ -10,8 +10,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from pixelhdm.errors import UserError
 
+KEY = re.compile(r'^Parser key "([^"]+)":?\s*')
 NOISE = re.compile(
-    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path)"
+    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path"
+    r"|Expected a <class 'NoneType'>|$)"
 )
 WRAPPING = re.compile(
     r"Type \S.* expects a function or a callable class: | Got value: Namespace\(.*\)"
@@ -57,20 +59,15 @@ class Parser(LightningArgumentParser):
 
 
 def one_sentence(message: str) -> str:
-    """The informative lines of a jsonargparse error in one line, the key first."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    key = re.match(r'Parser key "([^"]+)":?\s*', lines[0])
-    if key:
-        lines[0] = lines[0][key.end() :]
-    reasons = [line[2:] for line in lines if line.startswith("- ") and "NoneType" not in line]
-    if not reasons:
-        reasons = [line.removeprefix("- ") for line in lines if line and not NOISE.match(line)]
-    reasons = [
-        r for r in reasons if not r.startswith(("Expected a path but", "Does not validate"))
-    ] or reasons
-    text = "; ".join(WRAPPING.sub("", reason).rstrip(".: ") for reason in dict.fromkeys(reasons))
+    """The informative lines of a jsonargparse error in one line, the whole key first."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    keys = [match[1] for line in lines if (match := KEY.match(line))]
+    reasons = [KEY.sub("", line) for line in lines]
+    reasons = [reason for reason in reasons if not NOISE.match(reason)] or [lines[-1]]
+    telling = [r for r in reasons if not r.startswith("Expected a path but")] or reasons
+    text = "; ".join(WRAPPING.sub("", reason).rstrip(".: ") for reason in dict.fromkeys(telling))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")
     if given and "value:" not in text and "NestedArg" not in given:
         text += f", got {given.removeprefix('Given value:').strip()}"
-    return (f"{key[1]}: " if key else "") + text + "."
+    return f"{'.'.join(keys)}: {text}." if keys else f"{text}."

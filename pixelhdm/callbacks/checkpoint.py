@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from pixelhdm.checkpoints import ENDING, FOLDER, remove_leftovers
-from pixelhdm.errors import UserError
+from pixelhdm.errors import check_at_least
 
 
 class Interrupted(Exception):
@@ -33,10 +33,7 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 1000, keep: int = 1):
-        if every_n_steps < 0 or keep < 0:
-            raise UserError(
-                f"every_n_steps and keep must be at least 0, got {every_n_steps} and {keep}."
-            )
+        check_at_least(0, every_n_steps=every_n_steps, keep=keep)
         self.every_n_steps, self.keep = every_n_steps, keep
         self.seen, self.signum, self.latest = 0, None, None
         self.handlers: dict[int, Any] = {}

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 
 FILE = "non_finite.jsonl"
 
@@ -28,8 +28,7 @@ class SkipNonFinite(Callback):
     """
 
     def __init__(self, max_in_a_row: int = 20):
-        if max_in_a_row < 1:
-            raise UserError(f"max_in_a_row must be at least 1, got {max_in_a_row}.")
+        check_at_least(1, max_in_a_row=max_in_a_row)
         self.max_in_a_row = max_in_a_row
         self.skipped, self.in_a_row = 0, 0
         self.indices: list[Tensor] = []

@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch import Callback, Trainer
 
 from pixelhdm.data.draws import DrawLoader
-from pixelhdm.errors import UserError
+from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
 from pixelhdm.inference.grid import labelled_grid
 from pixelhdm.module import PixelHDMModule
@@ -28,8 +28,7 @@ class SampleImages(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500):
-        if every_n_steps < 0:
-            raise UserError(f"every_n_steps must be at least 0, got {every_n_steps}.")
+        check_at_least(0, every_n_steps=every_n_steps)
         self.every_n_steps, self.drawn_at = every_n_steps, 0
         self.latest: Path | None = None
 

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from einops import repeat
@@ -49,7 +50,7 @@ class Digits(ImageSource):
         try:
             with np.load(self.file) as stored:
                 image, label = stored["image"], stored["label"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise UserError(
                 f"{self.file} must be the digits file, got: {error}. Delete it to write it anew."
             ) from error

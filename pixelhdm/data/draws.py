@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pixelhdm.data.loader import Batch
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 
 
 @dataclass
@@ -30,10 +30,16 @@ class ClassDraws:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_per_class < 1:
-            raise UserError(f"num_per_class must be at least 1, got {self.num_per_class}.")
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, got {self.seed}.")
+        check_at_least(1, num_per_class=self.num_per_class)
+        check_at_least(0, seed=self.seed)
+        last = self.seed + self.num_per_class - 1
+        if last >= 2**63:
+            raise UserError(f"seed must be below 2^63 for every image, got {self.seed} … {last}.")
+        if not self.class_list or len(set(self.class_list)) < len(self.class_list):
+            raise UserError(f"classes must be different class numbers, got {self.classes}.")
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            check_at_least(1, **{name: 1 if side is None else side})
 
     @property
     def class_list(self) -> list[int]:

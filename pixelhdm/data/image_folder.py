@@ -55,7 +55,7 @@ class ImageFolder(ImageSource):
         file, label = self.items[index]
         try:
             image = center_crop(read_image(file), self.image_size)
-        except OSError as error:
+        except Exception as error:  # decoders meet broken files with nearly any exception
             raise UserError(
                 f"{file} must be a readable image, got: {error}. Remove or replace it."
             ) from error
@@ -72,6 +72,8 @@ def read_image(file: Path) -> Image.Image:
     """Read an image as upright RGB, transparency laid on white."""
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits of grey
+            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -15,7 +15,8 @@ def epoch_plan(
     """
     order = np.arange(num_samples)
     if shuffle:
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_samples)
+        key = np.array([seed, epoch], dtype=np.uint64)
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(num_samples)
     return np.pad(order, (0, -num_samples % global_batch), constant_values=PADDING).reshape(
         -1, global_batch
     )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import check_at_least
 
 Image = Float[Tensor, "B H W 3"]
 Velocity = Callable[[Image, Float[Tensor, ""]], Image]
@@ -29,8 +29,7 @@ class Sampler:
     """
 
     def __init__(self, num_steps: int = 50):
-        if num_steps < 1:
-            raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+        check_at_least(1, num_steps=num_steps)
         self.num_steps = num_steps
 
     def step(
@@ -47,17 +46,25 @@ class Sampler:
         return z
 
     def sample(self, velocity: Velocity, noise: Image, t_eps: float) -> Image:
-        """Turn noise into an image, in float32.
+        """Turn noise into an image; the state is float64, so that many small steps do not add up
+        their rounding.
 
         The network never saw t < t_eps, and never pure noise: the first jump asks it at t_eps about
         the noise as strong as it is there, (1 - t_eps) noise, and goes from the whole noise along
         that velocity. The last jump z + (1 - t) v takes the remaining noise away. A straight flow
         comes out exactly.
         """
-        times = torch.linspace(t_eps, 1 - t_eps, self.num_steps + 1, device=noise.device)
-        z = noise + t_eps * velocity((1 - t_eps) * noise, times[0])
-        z = self.solve(velocity, z, times)
-        return z + t_eps * velocity(z, times[-1])
+        precise = torch.float32 if noise.device.type == "mps" else torch.float64  # Apple has none
+
+        def exact(z: Image, t: Tensor) -> Image:
+            return velocity(z.float(), t.float()).to(precise)
+
+        first, last = t_eps, 1 - t_eps
+        times = torch.linspace(first, last, self.num_steps + 1, dtype=precise, device=noise.device)
+        noise = noise.to(precise)
+        z = noise + first * exact((1 - first) * noise, times[0])
+        z = self.solve(exact, z, times)
+        return (z + (1 - last) * exact(z, times[-1])).float()
 
 
 class EulerSampler(Sampler):

@@ -1,6 +1,7 @@
 """When a layer may replace PyTorch's operators by its own, and a heap that keeps its pages."""
 
 import ctypes
+import sys
 
 import torch
 from torch import Tensor
@@ -33,5 +34,7 @@ def keep_heap() -> bool:
     Returns:
         False where the C library is not GNU's, and nothing was changed.
     """
+    if sys.platform != "linux":
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))

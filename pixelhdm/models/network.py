@@ -33,15 +33,17 @@ class Network(nn.Module):
         super().__init__()
         self.hidden_dim, self.patch_size = hidden_dim, patch_size
 
-    def forward(self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context) -> Prediction:
+    def forward(
+        self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
+    ) -> Prediction:
         raise NotImplementedError
 
     def check_size(self, height: int, width: int) -> None:
         """Raise unless an image of this size can be cut into whole patches."""
         p = self.patch_size
-        if height % p or width % p or not height or not width:
+        if height % p or width % p or min(height, width) < 1:
             near = [max(p, round(side / p) * p) for side in (height, width)]
             raise UserError(
-                f"image height and width must be multiples of patch_size={p}, got {height}x{width}. "
-                f"Use {near[0]}x{near[1]}."
+                f"image height and width must be multiples of patch_size={p}, "
+                f"got {height}x{width}. Use {near[0]}x{near[1]}."
             )

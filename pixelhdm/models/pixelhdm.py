@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.models.attention import NORM_EPS, GatedAttention
 from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulation
 from pixelhdm.models.conditioners.context import Context
@@ -65,6 +65,9 @@ class PixelHDM(Network):
         feature_block: int = 8,
     ):
         super().__init__(hidden_dim, patch_size)
+        check_at_least(1, hidden_dim=hidden_dim, pixel_dim=pixel_dim, patch_size=patch_size)
+        check_at_least(1, num_heads=num_heads, head_dim=head_dim, bottleneck_dim=bottleneck_dim)
+        check_at_least(0, pixel_depth=pixel_depth)
         check_rope_dims(rope_dims, head_dim)
         if not 1 <= feature_block <= patch_depth:
             raise UserError(
@@ -123,7 +126,7 @@ class PixelHDM(Network):
         """
         height, width = z.shape[1:3]
         self.check_size(height, width)
-        patches = patchify(z, self.patch_size)
+        patches = patchify(z, self.patch_size).to(self.final.weight.dtype)
         c = self.time_embedding(t) + context.pooled
         tokens, features = self.run_patch_blocks(patches, c, context, height, width)
         if self.pixel_embedding is None:

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.context import Context
 
@@ -25,11 +25,8 @@ class ClassConditioner(Conditioner):
 
     def __init__(self, dim: int, num_classes: int, num_tokens: int = 8, null_prob: float = 0.1):
         super().__init__(dim, null_prob)
-        if num_classes < 1 or num_tokens < 0:
-            raise UserError(
-                f"num_classes must be at least 1 and num_tokens at least 0, got {num_classes} and "
-                f"{num_tokens}."
-            )
+        check_at_least(1, num_classes=num_classes)
+        check_at_least(0, num_tokens=num_tokens)
         self.num_classes, self.num_tokens = num_classes, num_tokens
         self.pooled = nn.Embedding(num_classes + 1, dim)
         self.tokens = nn.Embedding(num_classes + 1, num_tokens * dim) if num_tokens else None
