@@ -62,6 +62,21 @@ def test_a_file_with_a_hole_of_zeros_is_never_read_silently(file, start):
         read_checkpoint(file)
 
 
+@pytest.mark.parametrize("damage", ["lost block", "one bit"])
+def test_damage_inside_a_tensor_is_noticed(tmp_path, damage):
+    """The file has its length, and the archive's checksums tell that it is not whole."""
+    file = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"a": randn(100, 100)}}, file)
+    data, middle = bytearray(file.read_bytes()), 20_000
+    if damage == "one bit":
+        data[middle] ^= 1
+    else:
+        data[middle : middle + 4096] = bytes(4096)
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="torn or not a checkpoint"):
+        read_checkpoint(file)
+
+
 @pytest.mark.parametrize("content", [b"hello\n", b"\x80\x02}q\x00.", b"\x89PNG\r\n", b"{}", b"PK"])
 def test_another_file_is_named(tmp_path, content):
     (tmp_path / "x.ckpt").write_bytes(content)

@@ -3,17 +3,20 @@ import torch
 from lightning.pytorch import Trainer
 
 from pixelhdm.callbacks.ema import EMA
+from pixelhdm.data.draws import ClassDraws
+from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule
-from tests.stubs import tiny_network
+from pixelhdm.training.losses.velocity import VelocityLoss
+from tests.stubs import Numbers, tiny_network
 
 
 def new_module() -> PixelHDMModule:
     return PixelHDMModule(
-        tiny_network(), lambda dim: ClassConditioner(dim, 3, 1), EulerSampler(1), Guidance()
+        tiny_network(), lambda dim: ClassConditioner(dim, 10, 1), EulerSampler(1), Guidance()
     )
 
 
@@ -120,6 +123,25 @@ def test_average_is_float32_and_fine_beside_bfloat16_weights():
     expected = 1 + (start.double() - 1) * 0.9999**10  # far below what bfloat16 can hold
     torch.testing.assert_close(first.double(), expected, rtol=0, atol=1e-6)
     assert {value.dtype for value in module.network.parameters()} == {torch.bfloat16}
+
+
+def test_average_is_float32_in_a_run_with_bfloat16_weights(tmp_path):
+    """Lightning turns the whole module to bfloat16 after the callbacks' setup."""
+    module = new_module()
+    module.loss, module.optimizer = VelocityLoss(), lambda parts: torch.optim.SGD(parts, lr=0.1)
+    trainer = Trainer(
+        accelerator="cpu",
+        precision="bf16-true",
+        max_steps=2,
+        logger=False,
+        default_root_dir=tmp_path,
+        callbacks=[EMA(0.9)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(8), num_threads=0))
+    assert {value.dtype for value in module.ema.parameters()} == {torch.float32}
 
 
 def test_average_starts_at_the_weights_and_is_not_trained():

@@ -84,3 +84,12 @@ def test_noise_belongs_to_its_seed():
     assert (noise[2] - noise[3]).abs().mean() > 0.5
     assert noise[1:].mean().abs() < 0.1
     assert noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_noise_is_float32_where_bfloat16_is_the_default():
+    torch.set_default_dtype(torch.bfloat16)  # as precision bf16-true does during a step
+    try:
+        noise = seeded_noise(SEEDS, 4, 4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(noise, seeded_noise(SEEDS, 4, 4))

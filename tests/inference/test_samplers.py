@@ -97,3 +97,20 @@ def test_steps_keep_nothing_between_calls(sampler):
 def test_wrong_number_of_steps(sampler):
     with pytest.raises(UserError, match="num_steps must be at least 1, got 0"):
         sampler(0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_times_and_state_are_float32_where_bfloat16_is_the_default(sampler):
+    seen = []
+
+    def velocity(z: Tensor, t: Tensor) -> Tensor:
+        seen.append((z.dtype, t.dtype))
+        return X - NOISE
+
+    torch.set_default_dtype(torch.bfloat16)  # as precision bf16-true does during a step
+    try:
+        drawn = sampler(10).sample(velocity, NOISE, T_EPS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert set(seen) == {(torch.float32, torch.float32)}
+    torch.testing.assert_close(drawn, X, rtol=0, atol=1e-5)

@@ -46,3 +46,13 @@ def test_draws_of_a_sample_are_unrelated():
     columns = torch.column_stack([draws.null, draws.time, draws.noise.flatten(1)])
     correlation = torch.corrcoef(columns.T) - torch.eye(5)
     assert correlation.abs().max() < 0.1
+
+
+def test_draws_are_float32_where_bfloat16_is_the_default():
+    expected = drawn(1, 2)
+    torch.set_default_dtype(torch.bfloat16)  # as precision bf16-true does during a step
+    try:
+        draws = drawn(1, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, draws, expected))

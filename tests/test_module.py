@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from pixelhdm.errors import UserError
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.samplers import HeunSampler
+from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.module import PixelHDMModule, mean_total
+from pixelhdm.training.losses.velocity import VelocityLoss
+from tests.stubs import perturb, randn, tiny_network
+
+
+def new_module(null_prob: float = 0.1, **rest) -> PixelHDMModule:
+    parts = (HeunSampler(2), Guidance(2.0))
+    network = perturb(tiny_network(), std=0.05)
+
+    def conditioner(dim: int) -> ClassConditioner:
+        return perturb(ClassConditioner(dim, 10, 2, null_prob))
+
+    return PixelHDMModule(network, conditioner, *parts, loss=VelocityLoss(), **rest)
+
+
+def batch(num: int = 4, size: int = 4) -> dict[str, torch.Tensor]:
+    image = (randn(num, size, size, 3).clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
+    seed, weight = torch.arange(num) + 5, torch.ones(num)
+    return {"image": image, "condition": torch.arange(num), "seed": seed, "weight": weight}
+
+
+def loss(module: PixelHDMModule, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    weight = given["weight"] / mean_total(given["weight"])
+    return module.losses(given, weight, module.network, module.conditioner)["total"]
+
+
+def test_padding_of_a_batch_leaves_loss_and_gradients_equal():
+    module, whole = new_module(), batch(3)
+    padded = {key: torch.cat([value, value[:1]]) for key, value in whole.items()}
+    padded["weight"][3] = 0
+    gradients = []
+    for given in (whole, padded):
+        module.zero_grad()
+        loss(module, given).backward()
+        gradients.append([p.grad.clone() for p in module.parameters()])
+    torch.testing.assert_close(loss(module, padded), loss(module, whole))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_loss_of_a_batch_is_the_mean_over_its_samples_whatever_their_company():
+    module, given = new_module(null_prob=0.5), batch(6)
+    alone = [
+        loss(module, {key: value[i : i + 1] for key, value in given.items()}) for i in range(6)
+    ]
+    torch.testing.assert_close(loss(module, given), torch.stack(alone).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_loss_of_a_batch_of_padding_is_zero():
+    given = batch() | {"weight": torch.zeros(4)}
+    assert loss(new_module(), given).item() == 0
+
+
+def test_a_new_network_loses_the_mean_square_of_the_velocity():
+    module = new_module()
+    module.network.reset_parameters()
+    white = batch(200, 4) | {"image": torch.full((200, 4, 4, 3), 255, dtype=torch.uint8)}
+    white["condition"] = white["condition"] % 10
+    assert loss(module, white).item() == pytest.approx(2.0, abs=0.1)  # |1 - noise|²
+
+
+@pytest.mark.parametrize(("null_prob", "dropped"), [(0.0, 0), (1.0, 400), (0.25, 100)])
+@pytest.mark.parametrize("training", [True, False])
+def test_conditions_are_dropped_in_training_alone(null_prob, dropped, training):
+    module, seen = new_module(null_prob).train(training), []
+    module.conditioner.pooled.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    given = batch(400, 2) | {"condition": torch.zeros(400, dtype=torch.long)}
+    loss(module, given)
+    assert (seen[0] == 10).sum().item() == pytest.approx(dropped * training, abs=25)
+    first = seen[0]
+    loss(module, given)
+    assert torch.equal(first, seen[1])  # by the samples' seeds
+
+
+def test_drawing_is_the_same_at_any_batch_size_and_leaves_the_generator_alone():
+    """Within one level of 255."""
+    module = new_module().eval()
+    classes, seeds = torch.tensor([3, 1, 3]), torch.tensor([0, 1, 2])
+    before = torch.get_rng_state()
+    whole = module.draw(classes, seeds, 4, 6)
+    assert torch.equal(before, torch.get_rng_state())
+    assert whole.images.shape == (3, 4, 6, 3)
+    assert whole.images.dtype == torch.uint8
+    alone = [module.draw(classes[i : i + 1], seeds[i : i + 1], 4, 6).images for i in range(3)]
+    assert (torch.cat(alone).int() - whole.images.int()).abs().max() <= 1
+
+
+def test_drawing_refuses_wrong_sizes_and_classes():
+    module = new_module()
+    with pytest.raises(UserError, match="multiples of patch_size=2, got 5x4"):
+        module.draw(torch.tensor([1]), torch.tensor([0]), 5, 4)
+    with pytest.raises(UserError, match="class must lie in 0 … 9"):
+        module.draw(torch.tensor([10]), torch.tensor([0]), 4, 4)
+
+
+def test_optimizer_has_every_trained_parameter_and_not_the_average():
+    module = new_module(optimizer=lambda parts: torch.optim.SGD(parts, lr=1.0))
+    module.add_average()
+    (group,) = module.configure_optimizers().param_groups
+    trained = [*module.network.parameters(), *module.conditioner.parameters()]
+    assert {id(p) for p in group["params"]} == {id(p) for p in trained}
+    with pytest.raises(UserError, match="optimizer must be given to train, got none"):
+        new_module().configure_optimizers()
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_init_from_takes_the_chosen_weights(tmp_path, weights):
+    trained = new_module()
+    trained.add_average()
+    perturb(trained.network)
+    torch.save({"state_dict": trained.state_dict(), "global_step": 3}, tmp_path / "x.ckpt")
+    started = new_module(weights=weights, init_from=str(tmp_path / "x.ckpt"))
+    source = trained.ema["network"] if weights == "ema" else trained.network
+    for name, value in started.network.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
+
+
+def test_a_batch_can_be_overfitted():
+    module, given = new_module(null_prob=0.0), batch(4)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
+    first = loss(module, given).item()
+    for _ in range(120):
+        optimizer.zero_grad()
+        value = loss(module, given)
+        value.backward()
+        optimizer.step()
+    assert value.item() < 0.2 * first
