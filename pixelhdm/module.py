@@ -58,6 +58,10 @@ class PixelHDMModule(LightningModule):
             sample grids of fit show: ema (the average) or raw.
         init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0;
             not used when a run is resumed with --ckpt_path.
+
+    Attributes:
+        ema: the averaged copy of network and conditioner, where the EMA callback asked for one.
+        step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite decides.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class PixelHDMModule(LightningModule):
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
         self.optimizer, self.weights = optimizer, weights
         self.ema: nn.ModuleDict | None = None
+        self.step_skipped = False
         if init_from is not None:
             self.load_weights(init_from)
 
@@ -97,6 +102,13 @@ class PixelHDMModule(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         if self.optimizer is None:
             raise UserError("optimizer must be given to train, got none. Set model.optimizer.")
+        stored = {parameter.dtype for parameter in self.parameters()}
+        if stored != {torch.float32}:
+            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
+            raise UserError(
+                f"weights must be stored in float32 to train, got {names}. "
+                "Use --trainer.precision bf16-mixed instead of bf16-true."
+            )
         return self.optimizer(
             [parameter for parameter in self.parameters() if parameter.requires_grad]
         )

@@ -38,6 +38,8 @@ class EMA(Callback):
         if trainer.global_step == self.seen:
             return
         self.seen = trainer.global_step
+        if pl_module.step_skipped:
+            return
         decay = min(self.decay, (1 + self.seen) / (10 + self.seen))
         averages, weights = zip(*pl_module.averaged(), strict=True)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(averages, [weight.float() for weight in weights], 1 - decay)

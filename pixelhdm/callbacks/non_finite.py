@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.module import PixelHDMModule
 
 FILE = "non_finite.jsonl"
 
@@ -45,7 +46,7 @@ class SkipNonFinite(Callback):
         self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+        self, trainer: Trainer, pl_module: PixelHDMModule, optimizer: Optimizer
     ) -> None:
         parameters = [
             p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
@@ -54,6 +55,7 @@ class SkipNonFinite(Callback):
         bad = trainer.strategy.reduce(
             (~torch.isfinite(norm + self.loss)).float(), reduce_op="max"
         ).item()
+        pl_module.step_skipped = bool(bad)
         if bad:
             self.skip(trainer, float(self.loss), float(norm))
             for parameter in parameters:
@@ -66,12 +68,8 @@ class SkipNonFinite(Callback):
     def skip(self, trainer: Trainer, loss: float, norm: float) -> None:
         """Count and record a skipped step; stop the run at the limit."""
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        gathered = (
-            trainer.strategy.all_gather(torch.cat(self.indices))
-            if trainer.world_size == 1
-            else self.gather()
-        )
-        indices = sorted(set(gathered.flatten().tolist()))
+        gathered = torch.cat(self.indices) if trainer.world_size == 1 else self.gather()
+        indices = sorted(set(gathered.tolist()))
         if trainer.is_global_zero:
             record = {
                 "step": trainer.global_step,

@@ -16,13 +16,14 @@ from pixelhdm.training.flow import FlowMatching
 
 
 def seeded_noise(seeds: Int[Tensor, "B"], height: int, width: int) -> Float[Tensor, "B H W 3"]:
-    """Unit Gaussian noise, each image from its own seed; drawn on the CPU so that every device gets
-    the same.
+    """Unit Gaussian float32 noise, each image from its own seed.
+
+    It is drawn on the CPU, so that every device gets the same.
     """
-    generators = (torch.Generator().manual_seed(seed) for seed in seeds.tolist())
-    return torch.stack(
-        [torch.randn(height, width, 3, generator=generator) for generator in generators]
-    )
+    noise = torch.empty(len(seeds), height, width, 3, dtype=torch.float32)
+    for image, seed in zip(noise, seeds.tolist(), strict=True):
+        image.normal_(generator=torch.Generator().manual_seed(seed))
+    return noise
 
 
 @torch.no_grad()

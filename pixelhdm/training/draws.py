@@ -28,8 +28,8 @@ class Draws(NamedTuple):
 def draw(seeds: Int[Tensor, "B"], height: int, width: int, device: torch.device) -> Draws:
     """Draw on `device` for each of `seeds`."""
     generator = torch.Generator(device)
-    null, time = torch.empty(2, len(seeds), device=device)
-    noise = torch.empty(len(seeds), height, width, 3, device=device)
+    null, time = torch.empty(2, len(seeds), device=device, dtype=torch.float32)
+    noise = torch.empty(len(seeds), height, width, 3, device=device, dtype=torch.float32)
     for i, seed in enumerate(seeds.tolist()):
         generator.manual_seed(seed)
         null[i].uniform_(generator=generator)

@@ -57,7 +57,7 @@ def test_a_class_out_of_range_is_named(numbers, wrong):
     ("arguments", "words"),
     [
         ({"num_classes": 0}, "num_classes must be at least 1"),
-        ({"num_classes": 2, "num_tokens": -1}, "got 2 and -1"),
+        ({"num_classes": 2, "num_tokens": -1}, "num_tokens must be at least 0, got -1"),
         ({"num_classes": 2, "null_prob": 1.5}, "null_prob must lie in 0 … 1, got 1.5"),
         ({"num_classes": 2, "null_prob": float("nan")}, "null_prob"),
     ],
