@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from pixelhdm.data.draws import ClassDraws, DrawLoader
 from pixelhdm.data.loader import Batch, EpochLoader
 from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError, check_at_least
+
+HOST_SIDE = ("seed", "index")
 
 
 class PixelHDMDataModule(LightningDataModule):
@@ -99,6 +102,17 @@ class PixelHDMDataModule(LightningDataModule):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.trainer.lightning_module.conditioner.check(batch["condition"])
         return batch
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move what the device computes with; numbers that the host reads stay, so that reading
+        them does not wait for the device.
+        """
+        return {
+            name: value if name in HOST_SIDE else value.to(device, non_blocking=True)
+            for name, value in batch.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Position (epoch, steps given out) and what it belongs to; equal on all processes."""

@@ -186,7 +186,8 @@ class PixelHDMModule(LightningModule):
         return losses["total"]
 
     def on_validation_start(self) -> None:
-        self.val_means = defaultdict(lambda: MeanMetric().to(self.device))
+        # A NaN is to be seen; torchmetrics' "disable" would also drop the weights.
+        self.val_means = defaultdict(lambda: MeanMetric(float("nan")).to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         total = batch["weight"].sum()
@@ -203,8 +204,8 @@ class PixelHDMModule(LightningModule):
     # Drawing --------------------------------------------------------------------------------------
 
     def drawing_parts(self) -> tuple[Network, Conditioner]:
-        """Network and conditioner to draw with: the average where there is one and it is asked "
-        "for.
+        """Network and conditioner to draw with: the average where there is one and it is asked
+        for.
         """
         if self.ema is not None and self.weights == "ema":
             return self.ema["network"], self.ema["conditioner"]

@@ -32,13 +32,13 @@ class SkipNonFinite(Callback):
         check_at_least(1, max_in_a_row=max_in_a_row)
         self.max_in_a_row = max_in_a_row
         self.skipped, self.in_a_row = 0, 0
-        self.indices: list[Tensor] = []
+        self.samples: list[tuple[Tensor, Tensor]] = []
         self.loss: Tensor | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.indices.append(batch["index"][batch["weight"] > 0])
+        self.samples.append((batch["index"], batch["weight"]))
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -62,14 +62,13 @@ class SkipNonFinite(Callback):
                 parameter.grad = None
         else:
             self.in_a_row = 0
-        self.indices, self.loss = [], None
+        self.samples, self.loss = [], None
         pl_module.log_dict({"train/grad_norm": norm, "train/skipped_steps": float(self.skipped)})
 
     def skip(self, trainer: Trainer, loss: float, norm: float) -> None:
         """Count and record a skipped step; stop the run at the limit."""
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        gathered = torch.cat(self.indices) if trainer.world_size == 1 else self.gather()
-        indices = sorted(set(gathered.tolist()))
+        indices = sorted(set(self.sample_indices().tolist()))
         if trainer.is_global_zero:
             record = {
                 "step": trainer.global_step,
@@ -92,10 +91,13 @@ class SkipNonFinite(Callback):
                 f"learning rate, and look at the samples listed in {FILE}."
             )
 
-    def gather(self) -> Tensor:
-        """Sample indices of all processes, which may differ in number."""
+    def sample_indices(self) -> Tensor:
+        """Indices of the samples since the last step, padding left out, of all processes."""
+        own = torch.cat([index.cpu()[weight.cpu() > 0] for index, weight in self.samples])
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return own
         parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, torch.cat(self.indices).cpu())
+        torch.distributed.all_gather_object(parts, own)
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, int]:

@@ -35,7 +35,11 @@ class ImageFolder(ImageSource):
                 "exist."
             )
         self.image_size = image_size
-        classes = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
+        classes = sorted(
+            entry
+            for entry in self.folder.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
         self.items = [
             (file, label)
             for label, entry in enumerate(classes)

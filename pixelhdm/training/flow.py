@@ -82,8 +82,8 @@ class FlowMatching:
     def velocity(
         self, prediction: Prediction, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"]
     ) -> Prediction:
-        """The same prediction with its output as a float32 velocity, whatever the network "
-        "predicts.
+        """The same prediction with its output as a float32 velocity, whatever the network
+        predicts.
         """
         output = prediction.output.float()
         if self.prediction == "x":

@@ -28,8 +28,8 @@ class Conditioner(nn.Module):
         """Raise a UserError unless every condition of a batch on the CPU can be embedded."""
 
     def forward(self, condition: Any, null: Bool[Tensor, "B"] | None = None) -> Context:
-        """Embed a batch of conditions; where `null` is true the empty condition takes their "
-        "place.
+        """Embed a batch of conditions; where `null` is true the empty condition takes their
+        place.
         """
         raise NotImplementedError
 
