@@ -62,9 +62,8 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = trainer.max_steps
         if total == -1 and trainer.max_epochs not in (None, -1):
-            total = (
-                trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
-            )
+            per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+            total = trainer.max_epochs * per_epoch
         self.begin(total, trainer.global_step, "fit")
 
     def on_train_batch_end(
@@ -90,12 +89,7 @@ class StepProgress(ProgressBar):
         *_: Any,
     ) -> None:
         if trainer.state.fn == "validate":
-            self.advance(
-                batch_idx + 1,
-                len(batch["seed"]) * trainer.world_size,
-                {},
-                batch_idx + 1 == self.total,
-            )
+            self.count(trainer, batch, batch_idx)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begin(sum(trainer.num_predict_batches), 0, "predict")
@@ -109,6 +103,9 @@ class StepProgress(ProgressBar):
         batch_idx: int,
         *_: Any,
     ) -> None:
-        self.advance(
-            batch_idx + 1, len(batch["seed"]) * trainer.world_size, {}, batch_idx + 1 == self.total
-        )
+        self.count(trainer, batch, batch_idx)
+
+    def count(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:
+        """Count a batch of validate or predict."""
+        done = batch_idx + 1
+        self.advance(done, len(batch["seed"]) * trainer.world_size, {}, done == self.total)
