@@ -22,9 +22,12 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import LogisticRegression
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from pixelhdm.data.digits import Digits
 
 CLASSES = range(10)
+MAIN = Path(__file__).parent.parent / "main.py"
 
 
 def real(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +52,8 @@ def drawn(
     }
     words = [str(word) for pair in flags.items() for word in pair]
     subprocess.run(
-        [sys.executable, "main.py", "predict", "-c", arguments.config, *words], check=True
+        [sys.executable, str(MAIN), "predict", "-c", arguments.config, *words],
+        check=True,
     )
     files = sorted(Path(folder).glob("class*_seed*.png"))
     pixels = [np.asarray(Image.open(file).convert("L")).ravel() / 255 for file in files]

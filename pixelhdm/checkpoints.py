@@ -16,6 +16,7 @@ from pixelhdm.files import TEMPORARY, replacing
 
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
+WHOLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
 EMA_PREFIX, LOSS_PREFIX = "ema.", "loss."
 
 
@@ -26,13 +27,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        try:
+            with replacing(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"checkpoint {path} must be writable, got: {first_line(error)}. Earlier ones are "
+                "intact; make room and resume."
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        lacking = [part for part in WHOLE if part not in checkpoint]
+        if lacking:
+            raise UserError(
+                f"checkpoint {path} must be a whole one of a run, got one without "
+                f"{', '.join(lacking)}. If it holds weights alone, use --model.init_from instead."
+            )
+        return checkpoint
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -42,9 +56,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: it is missing, torn, or not one of PixelHDM's.
     """
     if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
         raise UserError(
-            f"checkpoint must be a file, got {path}, which does not exist. Look into "
-            f"runs/*/{FOLDER}/."
+            f"checkpoint must be a file, got {path}, which {what}. Look into runs/*/{FOLDER}/."
         )
     try:
         with ZipFile(path) as archive:  # torch.load does not look at the checksums
@@ -53,17 +67,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).split("\n")[0][:200]
         raise UserError(
-            f"checkpoint {path} is torn or not a checkpoint ({reason}). Use an earlier one from "
-            "the same folder."
+            f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
+            "one from the same folder."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
-            f"checkpoint {path} must hold a state_dict, got a file without one. Is it from "
-            "PixelHDM?"
+            f"checkpoint {path} must hold a state_dict of tensors, got a file without one. Is it "
+            "from PixelHDM?"
         )
     return checkpoint
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's text."""
+    return str(error).split("\n")[0][:200]
 
 
 def last_checkpoint(run_folder: str | Path) -> Path:
@@ -90,6 +109,21 @@ def check_new_run(run_folder: str | Path) -> None:
             f"{last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose another "
             "folder with "
             "--trainer.default_root_dir, or delete this one."
+        )
+
+
+def check_resumed_run(run_folder: str | Path, resumed: str | Path) -> None:
+    """Raise a UserError if the run's folder holds checkpoints later than the one to resume.
+
+    They would pass for the resumed run's, and be kept where its own are deleted.
+    """
+    files = (Path(run_folder) / FOLDER).glob(f"*{ENDING}")
+    later = sorted(file.name for file in files if step_of(file) > step_of(Path(resumed)))
+    if later:
+        raise UserError(
+            f"a resumed run must start from its folder's last checkpoint, got {resumed} where "
+            f"{run_folder} holds {', '.join(later[:3])}. Move those away, or choose another "
+            "folder with --trainer.default_root_dir."
         )
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import sys
 import warnings
@@ -20,6 +19,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
@@ -29,7 +29,12 @@ from pixelhdm.callbacks.progress import StepProgress
 from pixelhdm.callbacks.random_state import RandomState
 from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
-from pixelhdm.checkpoints import AtomicCheckpointIO, check_new_run, last_checkpoint
+from pixelhdm.checkpoints import (
+    AtomicCheckpointIO,
+    check_new_run,
+    check_resumed_run,
+    last_checkpoint,
+)
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.datamodule import PixelHDMDataModule
@@ -57,6 +62,11 @@ BY_NAME = (
     PixelHDM,
     VelocityLoss,
 )
+HELP = {
+    "ckpt_path": "checkpoint file, or last: the run folder's checkpoint with the most steps. fit "
+    "resumes everything from it; validate and predict take its weights.",
+    "weights_only": "has no effect: checkpoints are always read without running code in them.",
+}
 QUIET = (
     "module\\(s\\) in eval mode",  # the EMA copy is meant to be
     "your dataloader is not resumable",  # the data module keeps the position
@@ -105,6 +115,14 @@ class PixelHDMCLI(LightningCLI):
         parser.add_lightning_class_args(SampleImages, "sample_images")
         parser.add_lightning_class_args(SaveImages, "save_images")
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            action.help = HELP.get(action.dest, action.help)
+        return parser
+
     def _set_seed(self) -> None:
         check_at_least(0, seed_everything=self.config[self.subcommand].seed_everything)
         super()._set_seed()
@@ -129,6 +147,8 @@ class PixelHDMCLI(LightningCLI):
         if self.subcommand == "fit":
             if config.ckpt_path is None:
                 check_new_run(folder)
+            else:
+                check_resumed_run(folder, config.ckpt_path)
             return
         if config.ckpt_path is None and config.model.init_from is None:
             raise UserError(
@@ -145,33 +165,33 @@ class PixelHDMCLI(LightningCLI):
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
         if config.logger is None:
-            kwargs["logger"] = CSVLogger(config.default_root_dir or ".", name="logs")
-        plugins = config.plugins or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
+            root = config.default_root_dir or "."
+            kwargs["logger"] = self.subcommand == "fit" and CSVLogger(root, name="logs")
         return super().instantiate_trainer(
-            callbacks=[*(config.callbacks or []), *own],
-            plugins=[*plugins, AtomicCheckpointIO()],
+            callbacks=[*as_list(config.callbacks), *own],
+            plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
 
     def after_fit(self) -> None:
         """Say where everything lies and how to draw more."""
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
             return
-        folder = Path(self.trainer.default_root_dir)
+        config = Path(self.trainer.default_root_dir) / "config.yaml"
         parts = {type(callback): callback for callback in self.trainer.callbacks}
-        checkpoint = parts[RunCheckpoint].latest or self.trainer.ckpt_path
+        checkpoint, grid = parts[RunCheckpoint].latest, parts[SampleImages].latest
+        if checkpoint is None:
+            print(
+                f"\nNothing was trained: step {self.trainer.global_step} is the end that the "
+                "trainer was given. Raise --trainer.max_steps."
+            )
+            return
         print(f"\nTraining ended at step {self.trainer.global_step}.")
-        print(f"  samples     {parts[SampleImages].latest or 'none drawn'}")
+        print(f"  samples     {grid or 'none drawn'}")
         print(f"  checkpoint  {checkpoint}")
-        print(f"  config      {folder / 'config.yaml'}")
-        print(
-            f"Draw more:    python main.py predict {self.config_files()} --ckpt_path {checkpoint}"
-        )
-
-    def config_files(self) -> str:
-        """The -c arguments of this call, to be given again."""
-        return " ".join(f"-c {path}" for path in self.config[self.subcommand].get("config") or [])
+        print(f"  config      {config}")
+        call = ["python", sys.argv[0], "predict", "-c", str(config), "--ckpt_path", str(checkpoint)]
+        print(f"Draw more:    {shlex.join(call)}")
 
 
 def main() -> None:
@@ -194,12 +214,31 @@ def main() -> None:
         )
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename} must be usable as a file or folder: {error.strerror}.")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Interrupted as stop:
-        print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)
+        if rank_zero_only.rank == 0:
+            print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)
         sys.exit(128 + stop.signum)
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value that may be none, one or a list, as a list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def resuming_command(argv: list[str]) -> str:
     """The command that continues the run which `argv` started or continued."""
-    call = re.sub(r" --ckpt_path[ =]\S+", "", shlex.join(argv))
-    return f"python {call} --ckpt_path last"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "the same command with --ckpt_path last"
+    call = [word for word in argv if not word.startswith("--ckpt_path=")]
+    if "--ckpt_path" in call:
+        at = call.index("--ckpt_path")
+        del call[at : at + 2]
+    return shlex.join(["python", *call, "--ckpt_path", "last"])

@@ -29,6 +29,8 @@ class PixelHDMDataModule(LightningDataModule):
         num_threads: threads that load images ahead of training; 0 loads in the training thread.
     """
 
+    allow_zero_length_dataloader_with_multiple_devices = True  # fewer images to draw than processes
+
     def __init__(
         self,
         image_size: int,
@@ -72,8 +74,16 @@ class PixelHDMDataModule(LightningDataModule):
             raise UserError("train must be a source of images, got none. Set data.train.")
         if stage == "validate" and self.sources["val"] is None:
             raise UserError("val must be a source of images, got none. Set data.val.")
-        for source in self.used(stage):
+        sources = self.used(stage)
+        for source in sources:
             source.open(self.image_size)
+        if len(sources) == 2 and sources[0].classes != sources[1].classes:
+            raise UserError(
+                "train and val must have the same classes in the same order, got "
+                f"{len(sources[0].classes)} and {len(sources[1].classes)}, different ones: "
+                f"{sorted(set(sources[0].classes) ^ set(sources[1].classes))[:5]}."
+            )
+        self.loader = None
 
     def build_loader(self, name: str, shuffle: bool) -> EpochLoader:
         """The loader of a source for this process."""
@@ -84,7 +94,9 @@ class PixelHDMDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> EpochLoader:
-        self.loader = self.build_loader("train", shuffle=True)
+        earlier, self.loader = self.loader, self.build_loader("train", shuffle=True)
+        if earlier is not None:
+            self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
         if self.restored is not None:
             self.check_restored(self.restored)
             self.loader.epoch, self.loader.step = self.restored["epoch"], self.restored["step"]

@@ -42,8 +42,7 @@ class Drawn(NamedTuple):
 
 
 class PixelHDMModule(LightningModule):
-    """Everything that makes a diffusion model: network, condition, flow, loss and how images are
-    drawn.
+    """A diffusion model: network, condition, flow, loss, and how images are drawn.
 
     Args:
         network: maps noisy image, time and context to a prediction.
@@ -79,7 +78,7 @@ class PixelHDMModule(LightningModule):
         super().__init__()
         self.network, self.conditioner = network, conditioner(network.hidden_dim)
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
-        self.optimizer, self.weights = optimizer, weights
+        self.optimizer, self.weights, self.init_from = optimizer, weights, init_from
         self.ema: nn.ModuleDict | None = None
         self.step_skipped = False
         if init_from is not None:
@@ -107,11 +106,12 @@ class PixelHDMModule(LightningModule):
             names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
             raise UserError(
                 f"weights must be stored in float32 to train, got {names}. "
-                "Use --trainer.precision bf16-mixed instead of bf16-true."
+                "Use --trainer.precision bf16-mixed or 32-true."
             )
-        return self.optimizer(
-            [parameter for parameter in self.parameters() if parameter.requires_grad]
-        )
+        try:
+            return self.optimizer([value for value in self.parameters() if value.requires_grad])
+        except ValueError as error:
+            raise UserError(f"optimizer settings must be valid, got: {error}.") from error
 
     def load_weights(self, path: str) -> None:
         """Take the weights of a checkpoint, nothing else of it.
@@ -124,8 +124,7 @@ class PixelHDMModule(LightningModule):
         self.load_state_dict(state)
         rank_zero_info(
             f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from "
-            f"{path}: "
-            f"{len(state)} tensors, none missing, none left over."
+            f"{path}: {len(state)} tensors, none missing, none left over."
         )
 
     def fitting_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -198,7 +197,7 @@ class PixelHDMModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_dict(
             {f"val/{name}": mean.compute() for name, mean in self.val_means.items()},
-            rank_zero_only=True,
+            sync_dist=True,
         )
 
     # Drawing --------------------------------------------------------------------------------------

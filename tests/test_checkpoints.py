@@ -28,10 +28,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_is_saved_is_read(file):
-    for read in (read_checkpoint(file), AtomicCheckpointIO().load_checkpoint(str(file))):
-        assert read["global_step"] == 10
-        assert read["state_dict"].keys() == STATE.keys()
-        assert all(torch.equal(read["state_dict"][key], STATE[key]) for key in STATE)
+    read = read_checkpoint(file)
+    assert read["global_step"] == 10
+    assert read["state_dict"].keys() == STATE.keys()
+    assert all(torch.equal(read["state_dict"][key], STATE[key]) for key in STATE)
+    with pytest.raises(UserError, match=r"whole one of a run, got one without .*optimizer_states"):
+        AtomicCheckpointIO().load_checkpoint(str(file))
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
 
@@ -102,9 +104,9 @@ def test_a_file_without_a_state_dict_is_named(tmp_path, content):
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("path", ["nothing.ckpt", "."])
-def test_a_missing_file_is_named(tmp_path, path):
-    with pytest.raises(UserError, match="which does not exist"):
+@pytest.mark.parametrize(("path", "words"), [("nothing.ckpt", "does not exist"), (".", "a folder")])
+def test_a_missing_file_is_named(tmp_path, path, words):
+    with pytest.raises(UserError, match=words):
         read_checkpoint(tmp_path / path)
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from pixelhdm.checkpoints import ENDING, FOLDER, remove_leftovers
 from pixelhdm.errors import check_at_least
+from pixelhdm.module import PixelHDMModule
 
 
 class Interrupted(Exception):
@@ -29,13 +30,17 @@ class RunCheckpoint(Checkpoint):
 
     Args:
         every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
-        keep: number of checkpoints to keep, the newest ones; 0 keeps all.
+        keep: number of checkpoints to keep, the newest ones; 0 keeps all. An older one goes when
+            the step after the newer one was good, so that a diverged run keeps its last good one.
     """
 
     def __init__(self, every_n_steps: int = 1000, keep: int = 1):
         check_at_least(0, every_n_steps=every_n_steps, keep=keep)
         self.every_n_steps, self.keep = every_n_steps, keep
-        self.seen, self.signum, self.latest = 0, None, None
+        self.started, self.seen = 0, 0
+        self.signum: int | None = None
+        self.latest: Path | None = None
+        self.doubtful, self.is_rank_zero = False, True
         self.handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,7 +48,8 @@ class RunCheckpoint(Checkpoint):
             remove_leftovers(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seen = trainer.global_step
+        self.started = self.seen = trainer.global_step
+        self.is_rank_zero = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             self.handlers = {
                 s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)
@@ -54,36 +60,54 @@ class RunCheckpoint(Checkpoint):
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        print(
-            f"\n{signal.Signals(signum).name}: saving after this step. Once more to stop at once.",
-            flush=True,
-        )
+        if self.is_rank_zero:
+            name = signal.Signals(signum).name
+            print(f"\n{name}: saving after this step. Once more to stop at once.", flush=True)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self.seen:
             return
         self.seen = step
+        if self.doubtful and not pl_module.step_skipped:
+            self.prune(trainer)
         stop = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
-        last_epoch = (
-            trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-        )
-        ending = (
-            step == trainer.max_steps
-            or trainer.should_stop
-            or (last_epoch and trainer.is_last_batch)
-        )
-        if stop or ending or (self.every_n_steps and step % self.every_n_steps == 0):
+        due = self.every_n_steps and step % self.every_n_steps == 0
+        if stop or ((due or self.is_last(trainer)) and not pl_module.step_skipped):
             self.save(trainer)
         if stop:
             raise Interrupted(self.signum or signal.SIGTERM)
 
+    def on_train_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+        if trainer.global_step > self.started and not pl_module.step_skipped:
+            if self.latest != self.file(trainer):
+                self.save(trainer)
+            self.prune(trainer)
+
+    def is_last(self, trainer: Trainer) -> bool:
+        """Whether this step is known to be the run's last; an end by validation is not known."""
+        epochs = trainer.max_epochs
+        last_epoch = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
+        at_end = last_epoch and trainer.is_last_batch
+        return trainer.global_step == trainer.max_steps or trainer.should_stop or at_end
+
+    def file(self, trainer: Trainer) -> Path:
+        """The checkpoint file of the current step."""
+        name = f"step_{trainer.global_step:08d}{ENDING}"
+        return Path(trainer.default_root_dir) / FOLDER / name
+
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint, then delete the oldest ones beyond `keep`."""
-        folder = Path(trainer.default_root_dir) / FOLDER
-        self.latest = folder / f"step_{trainer.global_step:08d}{ENDING}"
+        """Write a checkpoint; the older ones stay until the weights in it have proved good."""
+        if trainer.fast_dev_run:
+            return
+        self.latest, self.doubtful = self.file(trainer), True
         trainer.save_checkpoint(self.latest, weights_only=False)
+
+    def prune(self, trainer: Trainer) -> None:
+        """Delete the oldest checkpoints beyond `keep`."""
+        self.doubtful = False
         if self.keep and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / FOLDER
             for old in sorted(folder.glob(f"step_*{ENDING}"))[: -self.keep]:
                 old.unlink()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,12 +17,11 @@ FILE = "non_finite.jsonl"
 
 
 class SkipNonFinite(Callback):
-    """Skip every optimizer step whose loss or gradient is NaN or infinite, and stop after too many
-    in a row.
+    """Skip every optimizer step whose loss or gradient is NaN or infinite.
 
-    Weights, optimizer state and average stay as they were. Each skip is counted
-    (train/skipped_steps) and written with its sample indices to <run folder>/non_finite.jsonl. All
-    processes skip together.
+    Too many in a row end the run. Weights, optimizer state and average stay as they were. Each
+    skip is counted (train/skipped_steps) and written with its sample indices to
+    <run folder>/non_finite.jsonl. All processes skip together.
 
     Args:
         max_in_a_row: number of skipped steps in a row that ends the run.
@@ -78,17 +77,17 @@ class SkipNonFinite(Callback):
             }
             with open(Path(trainer.default_root_dir) / FILE, "a", encoding="utf-8") as out:
                 out.write(json.dumps(record) + "\n")
-            rank_zero_warn(
+            rank_zero_info(
                 f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples "
                 f"in {FILE}."
             )
         if self.in_a_row >= self.max_in_a_row:
             raise UserError(
                 f"loss must be finite, got NaN or infinity in {self.in_a_row} steps in a row "
-                f"(loss {loss}, gradient "
-                f"norm {norm}, step {trainer.global_step}). The last checkpoint is intact; resume "
-                "it with a lower "
-                f"learning rate, and look at the samples listed in {FILE}."
+                f"(loss {loss}, gradient norm {norm}, step {trainer.global_step}). Checkpoints in "
+                f"{trainer.default_root_dir} are intact: resume the last one, or if that fails at "
+                "once the one before it, with a lower learning rate, and look at the samples in "
+                f"{FILE}."
             )
 
     def sample_indices(self) -> Tensor:
@@ -101,7 +100,7 @@ class SkipNonFinite(Callback):
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, int]:
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self.skipped = state_dict["skipped"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from pixelhdm.data.draws import DrawLoader
@@ -17,10 +18,10 @@ FOLDER = "samples"
 
 
 class SampleImages(Callback):
-    """Draw the images of data.draw now and then, always from the same seeds, into <run
-    folder>/samples.
+    """Draw the images of data.draw now and then into <run folder>/samples.
 
-    One row a class; the weights are those of model.weights (the EMA by default).
+    The seeds are always the same. One row a class; the weights are those of model.weights (the EMA
+    by default).
 
     Args:
         every_n_steps: optimizer steps between grids, also drawn at the end of the run; 0 draws
@@ -35,6 +36,7 @@ class SampleImages(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         self.drawn_at = trainer.global_step
         pl_module.network.check_size(*trainer.datamodule.draw_size)
+        pl_module.conditioner.check(torch.tensor(trainer.datamodule.draw.class_list))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
@@ -46,7 +48,8 @@ class SampleImages(Callback):
 
     def draw(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         """Write the grid of this step, once."""
-        if trainer.global_step == self.drawn_at or not trainer.is_global_zero:
+        done = trainer.global_step == self.drawn_at or trainer.fast_dev_run
+        if done or not trainer.is_global_zero:
             return
         self.drawn_at = trainer.global_step
         data, rows = trainer.datamodule, defaultdict(list)

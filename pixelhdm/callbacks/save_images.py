@@ -1,6 +1,5 @@
 """What predict draws, as files."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ GRID_ROWS, GRID_COLUMNS = 20, 20
 
 
 class SaveImages(Callback):
-    """Write one PNG for each image that predict draws, with its settings inside, and a grid of
-    them.
+    """Write one PNG for each image that predict draws, and a grid of them.
 
-    Files are named by class and seed; the grid shows the first 20 classes and 20 images of each.
+    Each PNG carries its settings as text. Files are named by class and seed; the grid shows the
+    first 20 classes and 20 images of each.
 
     Args:
         folder: where to write; empty makes <run folder>/predict/<settings>.
@@ -51,10 +50,10 @@ class SaveImages(Callback):
             "sampler": type(pl_module.sampler).__name__,
             "steps": str(pl_module.sampler.num_steps),
             "scale": f"{pl_module.guidance.scale:g}",
+            "size": "{}x{}".format(*trainer.datamodule.draw_size),
         }
 
     def on_predict_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
-        self.written: dict[int, list[Path]] = defaultdict(list)
         self.target(trainer, pl_module).mkdir(parents=True, exist_ok=True)
 
     def on_predict_batch_end(
@@ -71,7 +70,9 @@ class SaveImages(Callback):
             with replacing(folder / image_name(condition, seed)) as temporary:
                 Image.fromarray(image).save(temporary, "png", pnginfo=facts)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
+        if stage != "predict":  # on_predict_end would not run on a process without images
+            return
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return

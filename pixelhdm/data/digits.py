@@ -30,6 +30,8 @@ class Digits(ImageSource):
     def __init__(self, folder: str = "data/digits", split: Literal["train", "val"] = "train"):
         self.file, self.split = Path(folder) / "digits.npz", split
 
+    classes = tuple("0123456789")
+
     def prepare(self) -> None:
         if self.file.exists():
             return

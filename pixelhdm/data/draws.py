@@ -11,8 +11,7 @@ from pixelhdm.errors import UserError, check_at_least
 
 @dataclass
 class ClassDraws:
-    """The images that `predict` and the sample grids draw: some of each class, each from its own
-    seed.
+    """The images that `predict` and the sample grids draw, each from its own seed.
 
     Args:
         classes: class numbers, one or a list.

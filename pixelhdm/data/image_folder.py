@@ -31,8 +31,8 @@ class ImageFolder(ImageSource):
     def open(self, image_size: int) -> None:
         if not self.folder.is_dir():
             raise UserError(
-                f"folder must be a folder of class folders, got {self.folder}, which does not "
-                "exist."
+                f"ImageFolder's folder must be a folder of class folders, got {self.folder}, "
+                "which does not exist."
             )
         self.image_size = image_size
         classes = sorted(
@@ -40,6 +40,7 @@ class ImageFolder(ImageSource):
             for entry in self.folder.iterdir()
             if entry.is_dir() and not entry.name.startswith(".")
         )
+        self.classes = tuple(entry.name for entry in classes)
         self.items = [
             (file, label)
             for label, entry in enumerate(classes)
@@ -48,7 +49,8 @@ class ImageFolder(ImageSource):
         ]
         if not self.items:
             raise UserError(
-                f"folder must hold images in class folders, got {self.folder}, which has none. "
+                f"ImageFolder's folder must hold images in class folders, got {self.folder}, "
+                "which has none. "
                 f"Expected <folder>/<class>/<image> with one of {', '.join(sorted(ENDINGS))}."
             )
 

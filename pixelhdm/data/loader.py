@@ -15,11 +15,12 @@ Batch = dict[str, Tensor]
 
 
 class EpochLoader:
-    """Batches of one epoch after another, this process's share of each, from a position that can be
-    set.
+    """Batches of one epoch after another, this process's share, from a position that can be set.
 
     `epoch` and `step` count batches given out, so they are a complete state between two batches. A
-    plain iterable: Lightning must neither rebuild it nor add a sampler.
+    plain iterable: Lightning must neither rebuild it nor add a sampler. A shuffled loader never
+    ends, it goes on with the next epoch: who takes a part of an epoch, as limit_train_batches
+    does, gets the rest next.
 
     Args:
         source: an opened source.
@@ -56,8 +57,15 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batch]:
         if not self.shuffle:
             self.step = 0
-        elif self.step >= len(self):
-            self.epoch, self.step = self.epoch + 1, 0
+            yield from self.rest_of_epoch()
+            return
+        while True:
+            if self.step >= len(self):
+                self.epoch, self.step = self.epoch + 1, 0
+            yield from self.rest_of_epoch()
+
+    def rest_of_epoch(self) -> Iterator[Batch]:
+        """The batches from the position to the end of the epoch."""
         plan = epoch_plan(len(self.source), self.global_batch, self.seed, self.epoch, self.shuffle)
         for batch in self.ahead(plan[self.step :, self.columns]):
             self.step += 1

@@ -24,7 +24,12 @@ class ImageSource:
     """Base of all sources: a fixed list of labelled images, found by their index 0 … len - 1.
 
     Building one touches no file; `prepare` may write, `open` reads.
+
+    Attributes:
+        classes: names of the classes in the order of their numbers; known after `open`.
     """
+
+    classes: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Write what is needed on this machine, once; called by one process."""

@@ -68,6 +68,10 @@ class PixelHDM(Network):
         check_at_least(1, hidden_dim=hidden_dim, pixel_dim=pixel_dim, patch_size=patch_size)
         check_at_least(1, num_heads=num_heads, head_dim=head_dim, bottleneck_dim=bottleneck_dim)
         check_at_least(0, pixel_depth=pixel_depth)
+        if mlp_ratio <= 0 or rope_theta <= 0:
+            raise UserError(
+                f"mlp_ratio and rope_theta must be above 0, got {mlp_ratio} and {rope_theta}."
+            )
         check_rope_dims(rope_dims, head_dim)
         if not 1 <= feature_block <= patch_depth:
             raise UserError(

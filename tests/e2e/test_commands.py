@@ -1,6 +1,7 @@
 """fit, validate and predict as a user runs them."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,37 @@ def test_fit_says_where_everything_is_and_the_next_command_works(run):
     for file in ("samples/step_00000008.png", "checkpoints/step_00000008.ckpt", "config.yaml"):
         assert f"runs/quickstart/{file}" in output
         assert (Path("runs/quickstart") / file).is_file()
-    command = output[output.index("python main.py predict") :].split("\n")[0].split()[2:]
-    run(*command)
+    run(*shlex.split(output[output.index("python main.py predict") :].split("\n")[0])[2:])
     folder = next(Path("runs/quickstart/predict").iterdir())
     names = {file.name for file in folder.iterdir()}
     assert names == {"grid.png"} | {f"class{c:04d}_seed{s:06d}.png" for c in (1, 7) for s in (0, 1)}
+
+
+def test_printed_command_knows_the_flags_of_the_run(run):
+    flags = ["--trainer.default_root_dir=other run", "--model.network.hidden_dim=48"]
+    output = run("fit", *QUICKSTART, *flags, "--trainer.max_steps=1")
+    run(*shlex.split(output[output.index("python main.py predict") :].split("\n")[0])[2:])
+    assert list(Path("other run/predict").glob("*/grid.png"))
+
+
+def test_runs_that_end_early_have_a_last_checkpoint(run):
+    stop = ["EarlyStopping", "monitor=val/total", "stopping_threshold=100"]
+    flags = [f"--trainer.callbacks{'.' if i else '='}{word}" for i, word in enumerate(stop)]
+    assert "step_00000004.ckpt" in run("fit", *QUICKSTART, *flags, "--checkpoint.every_n_steps=0")
+    run("fit", *QUICKSTART, "--trainer.max_steps=6", "--ckpt_path=last")
+    flags = [
+        "--trainer.limit_train_batches=0.5",
+        "--trainer.max_epochs=3",
+        "--trainer.max_steps=-1",
+    ]
+    flags += ["--data.batch_size=200", "--trainer.default_root_dir=half"]  # 9 batches an epoch
+    assert "step_00000012.ckpt" in run("fit", *QUICKSTART, *flags, "--checkpoint.every_n_steps=0")
+
+
+def test_fast_dev_run_writes_no_run(run):
+    run("fit", *QUICKSTART, "--trainer.fast_dev_run=true")
+    assert not Path("runs/quickstart/checkpoints").exists()
+    assert not Path("runs/quickstart/samples").exists()
 
 
 def test_resolved_config_repeats_the_run(run):
@@ -121,6 +148,26 @@ def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights, caplog
     assert new["global_step"] == 1
 
 
+def test_predict_takes_init_from(run):
+    run("fit", *QUICKSTART)
+    file = LAST.split("=")[1]
+    run("predict", *QUICKSTART, f"--model.init_from={file}", "--save_images.folder=a")
+    run("predict", *QUICKSTART, LAST, "--save_images.folder=b")
+    for name in Path("a").iterdir():
+        assert name.read_bytes() == (Path("b") / name.name).read_bytes()
+
+
+def test_foreign_checkpoints_are_errors(run):
+    run("fit", *QUICKSTART)
+    state = torch.load(LAST.split("=")[1], weights_only=True)["state_dict"]
+    for content in ({"state_dict": state}, {"state_dict": [1]}, {"weights": 1}, [1]):
+        torch.save(content, "foreign.ckpt")
+        for command in ("fit", "validate", "predict"):
+            new = "--trainer.default_root_dir=new"
+            with pytest.raises(SystemExit, match=r"error: checkpoint foreign.ckpt must .*got"):
+                run(command, *QUICKSTART, new, "--ckpt_path=foreign.ckpt")
+
+
 def test_wrong_checkpoints_are_errors(run):
     run("fit", *QUICKSTART)
     whole = Path(LAST.split("=")[1]).read_bytes()
@@ -175,6 +222,9 @@ def test_two_processes_share_the_work(run):
     run("predict", *flags, "--save_images.folder=a")
     names = sorted(file.name for file in Path("a").iterdir())
     assert names == sorted(file.name for file in Path("b").iterdir())
+    one_image = ["--data.draw.classes=3", "--data.draw.num_per_class=1", "--save_images.folder=c"]
+    finish(start("predict", *flags, *ddp[:2], *one_image, processes=2))
+    assert {file.name for file in Path("c").iterdir()} == {"grid.png", "class0003_seed000000.png"}
     for name in names:
         a, b = (np.asarray(Image.open(Path(folder) / name)).astype(int) for folder in "ab")
         assert np.abs(a - b).max() <= 1
@@ -206,6 +256,23 @@ def test_non_finite_steps_are_skipped_counted_and_at_last_fatal(run):
     files = sorted(Path("runs/quickstart/checkpoints").iterdir())
     state = torch.load(files[-1], weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
+
+
+def test_diverged_run_keeps_its_last_good_checkpoint(run):
+    """Step 9 ruins the weights; what is kept can be resumed with a lower learning rate."""
+    run("fit", *QUICKSTART, "--checkpoint.keep=1")
+    ruin = ["--model.optimizer.lr=1e30", "--trainer.max_steps=60", "--ckpt_path=last"]
+    limit = ["--skip_non_finite.max_in_a_row=6", "--checkpoint.keep=1"]
+    with pytest.raises(SystemExit, match="are intact"):
+        run("fit", *QUICKSTART, *ruin, *limit, "--checkpoint.every_n_steps=1")
+    kept = sorted(Path("runs/quickstart/checkpoints").iterdir())
+    assert kept[0].name == "step_00000008.ckpt"
+    for later in kept[1:]:
+        later.unlink()
+    run("fit", *QUICKSTART, "--trainer.max_steps=12", "--ckpt_path=last", "--checkpoint.keep=1")
+    assert [file.name for file in Path("runs/quickstart/checkpoints").iterdir()] == [
+        "step_00000012.ckpt"
+    ]
 
 
 CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))

@@ -140,6 +140,15 @@ def test_settings_of_the_command_line_win_on_resume(run):
     assert tuple(group["betas"]) == (0.8, 0.9)
 
 
+def test_resuming_an_earlier_checkpoint_is_refused_beside_a_later_one(run):
+    run("fit", *QUICKSTART)
+    earlier = "--ckpt_path=runs/quickstart/checkpoints/step_00000004.ckpt"
+    with pytest.raises(SystemExit, match=r"last checkpoint, got .*step_00000004.*step_00000008"):
+        run("fit", *QUICKSTART, earlier)
+    run("fit", *QUICKSTART, earlier, "--trainer.default_root_dir=branch")
+    assert Path("branch/checkpoints/step_00000008.ckpt").exists()
+
+
 def test_new_run_refuses_the_folder_of_an_old_one(run):
     run("fit", *QUICKSTART)
     before = Path("runs/quickstart/config.yaml").stat().st_mtime_ns

@@ -8,11 +8,10 @@ from pixelhdm.training.flow import FlowSample
 
 
 class Loss(nn.Module):
-    """Base of all losses: compares a prediction with its sample; gives each term by name and their
-    sum as `total`.
+    """Base of all losses: a prediction and its sample to terms by name, and their sum as `total`.
 
     A term is the weighted sum over the samples, sum_i weight_i l_i. The weights of a batch sum to
-    1; padded and broken samples have weight 0.
+    1; padded ones have weight 0.
     """
 
     def forward(
