@@ -29,8 +29,6 @@ class PixelHDMDataModule(LightningDataModule):
         num_threads: threads that load images ahead of training; 0 loads in the training thread.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # fewer images to draw than processes
-
     def __init__(
         self,
         image_size: int,
@@ -42,6 +40,8 @@ class PixelHDMDataModule(LightningDataModule):
         num_threads: int = 4,
     ):
         super().__init__()
+        # There may be fewer images to draw than processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         check_at_least(1, image_size=image_size, batch_size=batch_size)
         check_at_least(0, num_threads=num_threads, seed=seed or 0)
         self.image_size, self.batch_size, self.draw, self.num_threads = (
