@@ -10,14 +10,14 @@ Every row is a process of its own. Columns:
             FlopCounterMode counts them on the plain network (meta device), attention included;
             nothing for norms and activations, for recomputation, or for the optimizer.
     best s, median s        of `--repeats` runs, after one run that is not counted.
-    img/s, TFLOP/s, share   from the best run. share = TFLOP/s over the peak: the best of large
-            square torch.mm at the same precision and threads, so far, measured at the start and
-            after every row.
+    img/s, TFLOP/s          from the best run.
+    torch.mm, oneDNN        TFLOP/s over the peak: the best of large square products at the same
+            precision and threads, so far, measured at the start and after every row. float32 on a
+            CPU has two: torch.mm's (MKL) and that of oneDNN, on which the network's large products
+            run; the higher one is the stricter measure.
     GiB     CPU: highest resident memory of the process (VmHWM), PyTorch's libraries, 0.5 GiB,
             included. CUDA: torch.cuda.max_memory_allocated.
-On a CPU a row's process keeps its heap (pixelhdm.models.cpu.keep_heap). For float32 a second peak
-is printed, oneDNN's: the network's large products run on it, and on AMD it is above that of
-torch.mm (MKL), so the share of it is the stricter figure.
+On a CPU a row's process keeps its heap (pixelhdm.models.cpu.keep_heap), as the command line does.
 """
 
 import argparse
@@ -209,24 +209,30 @@ def fill(args: Namespace, case: str, compiled: bool) -> tuple[int, dict[str, Any
     return best
 
 
-def print_row(case: str, batch: int, flop: int, result: dict[str, Any] | None, peak: float) -> None:
+def print_row(
+    case: str, batch: int, flop: int, result: dict[str, Any] | None, peaks: dict[str, float]
+) -> None:
     if result is None:
         print(f"{case:26} {batch:5} out of memory")
         return
     best, middle = min(result["seconds"]), median(result["seconds"])
     print(f"{case:26} {batch:5} {flop / 1e9:8.1f} {best:8.4f} {middle:8.4f}", end="")
-    print(f" {batch / best:8.2f} {flop / best / 1e12:8.4f} {flop / best / peak:6.1%}", end="")
+    print(f" {batch / best:8.2f} {flop / best / 1e12:8.4f}", end="")
+    print("".join(f" {flop / best / peak:8.1%}" for peak in peaks.values()), end="")
     print(f" {result['memory']:6.2f}", flush=True)
 
 
 def print_table(parser: ArgumentParser, args: Namespace) -> None:
     """One row a case, batch size and, on CUDA, eager or compiled."""
     on_cpu, (height, width) = args.device == "cpu", args.size
-    peak = matmul_peak(args)
+    peaks = {"torch.mm": matmul_peak(args)}
+    if on_cpu and args.precision == "32":
+        peaks["oneDNN"] = matmul_peak(args, onednn=True)
     print("CPU" if on_cpu else torch.cuda.get_device_name(), end="")
     print(f", {args.threads} threads, {args.precision}, {height}x{width}, {args.tokens} tokens")
     print(f"{'case':26} {'batch':>5} {'GFLOP':>8} {'best s':>8} {'median s':>8}", end="")
-    print(f" {'img/s':>8} {'TFLOP/s':>8} {'share':>6} {'GiB':>6}")
+    print(f" {'img/s':>8} {'TFLOP/s':>8}", end="")
+    print("".join(f" {name:>8}" for name in peaks), f"{'GiB':>6}")
     both = [False] if on_cpu else [False, True]
     batches = args.batch or ([1] if on_cpu else [0])
     for compiled in both if args.compile is None else [args.compile]:
@@ -235,12 +241,12 @@ def print_table(parser: ArgumentParser, args: Namespace) -> None:
                 result = spawn(args, case, batch, compiled)
             else:
                 batch, result = fill(args, case, compiled)
-            peak = max(peak, matmul_peak(args))
+            for name in peaks:
+                peaks[name] = max(peaks[name], matmul_peak(args, onednn=name == "oneDNN"))
             flop = count_flop(parser, args, case, batch)
-            print_row(case + " compiled" * compiled, batch, flop, result, peak)
-    print(f"peak of torch.mm {peak / 1e12:.4f} TFLOP/s")
-    if on_cpu and args.precision == "32":
-        print(f"peak of oneDNN   {matmul_peak(args, onednn=True) / 1e12:.4f} TFLOP/s")
+            print_row(case + " compiled" * compiled, batch, flop, result, peaks)
+    for name, peak in peaks.items():
+        print(f"peak of {name:8} {peak / 1e12:.4f} TFLOP/s")
 
 
 def main() -> None:
