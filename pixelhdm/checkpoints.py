@@ -1,6 +1,5 @@
 """Checkpoint files: written whole, read with a reason when they cannot be, and fitted by key."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,30 +84,33 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:200]
 
 
+def checkpoints_of(run_folder: str | Path) -> list[Path]:
+    """The whole checkpoints in a run's folder."""
+    return list((Path(run_folder) / FOLDER).glob(f"*{ENDING}"))
+
+
 def last_checkpoint(run_folder: str | Path) -> Path:
     """The checkpoint of the run with the most steps.
 
     Raises:
         UserError: there is none.
     """
-    found = {step_of(file): file for file in (Path(run_folder) / FOLDER).glob(f"*{ENDING}")}
+    found = checkpoints_of(run_folder)
     if not found:
         raise UserError(
             f"--ckpt_path last needs a checkpoint in {Path(run_folder) / FOLDER}, which has none. "
             "Start without --ckpt_path, or set --trainer.default_root_dir to the run's folder."
         )
-    return found[max(found)]
+    return max(found, key=step_of)
 
 
 def check_new_run(run_folder: str | Path) -> None:
     """Raise a UserError if the folder of a new run holds an older run's checkpoints."""
-    if any((Path(run_folder) / FOLDER).glob(f"*{ENDING}")):
+    if checkpoints_of(run_folder):
         raise UserError(
             f"a new run must not overwrite an old one, got default_root_dir={run_folder}, which "
-            "holds "
-            f"{last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose another "
-            "folder with "
-            "--trainer.default_root_dir, or delete this one."
+            f"holds {last_checkpoint(run_folder).name}. Go on with --ckpt_path last, or choose "
+            "another folder with --trainer.default_root_dir, or delete this one."
         )
 
 
@@ -117,8 +119,8 @@ def check_resumed_run(run_folder: str | Path, resumed: str | Path) -> None:
 
     They would pass for the resumed run's, and be kept where its own are deleted.
     """
-    files = (Path(run_folder) / FOLDER).glob(f"*{ENDING}")
-    later = sorted(file.name for file in files if step_of(file) > step_of(Path(resumed)))
+    files, start = checkpoints_of(run_folder), step_of(Path(resumed))
+    later = sorted(file.name for file in files if step_of(file) > start)
     if later:
         raise UserError(
             f"a resumed run must start from its folder's last checkpoint, got {resumed} where "
@@ -136,7 +138,7 @@ def step_of(file: Path) -> int:
 def remove_leftovers(run_folder: str | Path) -> None:
     """Delete the unfinished files that a killed run of this folder left behind."""
     for file in (Path(run_folder) / FOLDER).glob(f".*{TEMPORARY}"):
-        os.unlink(file)
+        file.unlink()
 
 
 def choose_weights(

@@ -22,6 +22,7 @@ from pixelhdm.inference.pipeline import draw_images, seeded_noise
 from pixelhdm.inference.samplers import Sampler
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.network import Network
+from pixelhdm.processes import are_several
 from pixelhdm.training.draws import draw
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.loss import Loss
@@ -239,7 +240,7 @@ def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
     global batch.
     """
     total = weight.sum()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if are_several():
         torch.distributed.all_reduce(total)
         return total.clamp(min=1) / torch.distributed.get_world_size()
     return total.clamp(min=1)

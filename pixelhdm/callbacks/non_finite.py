@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.module import PixelHDMModule
+from pixelhdm.processes import gather_objects
 
 FILE = "non_finite.jsonl"
 
@@ -93,11 +94,7 @@ class SkipNonFinite(Callback):
     def sample_indices(self) -> Tensor:
         """Indices of the samples since the last step, padding left out, of all processes."""
         own = torch.cat([index.cpu()[weight.cpu() > 0] for index, weight in self.samples])
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return own
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, own)
-        return torch.cat(parts)
+        return torch.cat(gather_objects(own))
 
     def state_dict(self) -> dict[str, int]:
         return {"skipped": self.skipped}

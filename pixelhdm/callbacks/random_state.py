@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from pixelhdm.processes import gather_objects
+
 
 class RandomState(Callback):
     """Save torch's and Python's global generators of every process and restore them on resume.
@@ -21,11 +23,7 @@ class RandomState(Callback):
         own = {"torch": torch.get_rng_state(), "python": random.getstate()}
         if torch.cuda.is_available():
             own["cuda"] = torch.cuda.get_rng_state()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return {"ranks": [own]}
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, own)
-        return {"ranks": ranks}
+        return {"ranks": gather_objects(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict["ranks"]

@@ -59,13 +59,13 @@ class SaveImages(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: PixelHDMModule, outputs: Drawn, *_: Any
     ) -> None:
-        folder = self.target(trainer, pl_module)
+        folder, shared = self.target(trainer, pl_module), self.settings(trainer, pl_module)
         for image, condition, seed in zip(
             outputs.images.numpy(), outputs.condition.tolist(), outputs.seed.tolist(), strict=True
         ):
             facts = PngInfo()
             own = {"class": str(condition), "seed": str(seed)}
-            for name, value in (own | self.settings(trainer, pl_module)).items():
+            for name, value in (own | shared).items():
                 facts.add_text(f"pixelhdm.{name}", value)
             with replacing(folder / image_name(condition, seed)) as temporary:
                 Image.fromarray(image).save(temporary, "png", pnginfo=facts)
