@@ -82,6 +82,7 @@ class PixelHDMModule(LightningModule):
         self.optimizer, self.weights, self.init_from = optimizer, weights, init_from
         self.ema: nn.ModuleDict | None = None
         self.step_skipped = False
+        self.norm: Tensor | None = None
         if init_from is not None:
             self.load_weights(init_from)
 
@@ -201,6 +202,30 @@ class PixelHDMModule(LightningModule):
             sync_dist=True,
         )
 
+    # Gradients ------------------------------------------------------------------------------------
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.norm = None
+
+    def gradient_norm(self, optimizer: Optimizer) -> Float[Tensor, ""]:
+        """Euclidean norm of all gradients that `optimizer` is about to use, over all processes.
+
+        It is computed once a step, for all callbacks that ask before the step; afterwards they may
+        scale the gradients.
+        """
+        if self.norm is None:
+            self.norm = full(torch.nn.utils.get_total_norm(gradients(optimizer)))
+        return self.norm
+
+    def skip_step(self, optimizer: Optimizer) -> None:
+        """Let this step change nothing: without gradients every optimizer leaves weights and
+        moments alone.
+        """
+        self.step_skipped = True
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     # Drawing --------------------------------------------------------------------------------------
 
     def drawing_parts(self) -> tuple[Network, Conditioner]:
@@ -231,6 +256,17 @@ class PixelHDMModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Drawn:
         return self.draw(batch["condition"], batch["seed"], *self.trainer.datamodule.draw_size)
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that an optimizer is about to use."""
+    parameters = (value for group in optimizer.param_groups for value in group["params"])
+    return [value.grad for value in parameters if value.grad is not None]
+
+
+def full(value: Tensor) -> Tensor:
+    """A sharded tensor put together; any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:

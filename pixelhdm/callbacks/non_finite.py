@@ -48,18 +48,14 @@ class SkipNonFinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: PixelHDMModule, optimizer: Optimizer
     ) -> None:
-        parameters = [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = pl_module.gradient_norm(optimizer)
         bad = trainer.strategy.reduce(
             (~torch.isfinite(norm + self.loss)).float(), reduce_op="max"
         ).item()
         pl_module.step_skipped = bool(bad)
         if bad:
             self.skip(trainer, float(self.loss), float(norm))
-            for parameter in parameters:
-                parameter.grad = None
+            pl_module.skip_step(optimizer)
         else:
             self.in_a_row = 0
         self.samples, self.loss = [], None
