@@ -1,20 +1,40 @@
-"""What a loss is."""
+"""What a term of the loss is."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pixelhdm.models.network import Prediction
+from pixelhdm.errors import UserError
+from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowSample
 
 
-class Loss(nn.Module):
-    """Base of all losses: a prediction and its sample to terms by name, and their sum as `total`.
+class LossTerm(nn.Module):
+    """Base of all terms: from a prediction and its sample to one number per image.
 
-    A term is the weighted sum over the samples, sum_i weight_i l_i. The weights of a batch sum to
-    1; padded ones have weight 0.
+    A term computes in float32 under any precision. Its parameters, where it has some, are trained
+    and saved with the network's.
+
+    Args:
+        weight: factor of the term in the total; the logged value is without it.
+
+    Attributes:
+        active: false once the term is stopped: it is not computed any more.
     """
 
-    def forward(
-        self, prediction: Prediction, sample: FlowSample, weight: Float[Tensor, "B"]
-    ) -> dict[str, Float[Tensor, ""]]:
+    name: str
+
+    def __init__(self, weight: float):
+        super().__init__()
+        if not weight >= 0:
+            raise UserError(f"weight of a loss must be at least 0, got {weight}.")
+        self.weight, self.active = weight, True
+
+    def connect(self, network: Network) -> None:
+        """Build what depends on the network; called once, before training and loading."""
+
+    def stop(self) -> None:
+        """End the term for good and free what only it needs; its parameters stay."""
+        self.active = False
+
+    def forward(self, prediction: Prediction, sample: FlowSample) -> Float[Tensor, "B"]:
         raise NotImplementedError

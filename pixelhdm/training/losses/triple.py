@@ -1,0 +1,62 @@
+"""The whole loss: three named terms and any others."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pixelhdm.errors import UserError
+from pixelhdm.models.network import Network, Prediction
+from pixelhdm.training.flow import FlowSample
+from pixelhdm.training.losses.loss import LossTerm
+
+
+class TripleLoss(nn.Module):
+    """L = sum over the terms of weight times term: velocity, frequency, repa and any extra ones.
+
+    Args:
+        velocity: flow-matching term; null switches it off, as with every term.
+        frequency: term on the error's frequencies.
+        repa: term that aligns features with those of a frozen teacher.
+        extra: further terms.
+    """
+
+    def __init__(
+        self,
+        velocity: LossTerm | None = None,
+        frequency: LossTerm | None = None,
+        repa: LossTerm | None = None,
+        extra: list[LossTerm] | None = None,
+    ):
+        super().__init__()
+        given = {"velocity": velocity, "frequency": frequency, "repa": repa}
+        terms = {key: term for key, term in given.items() if term is not None}
+        for term in extra or []:
+            if term.name in terms or term.name == "total":
+                raise UserError(f"every loss must have its own name, got {term.name} twice.")
+            terms[term.name] = term
+        if not terms:
+            raise UserError("loss must have at least one term, got none. Set model.loss.velocity.")
+        self.terms = nn.ModuleDict(terms)
+
+    def connect(self, network: Network) -> None:
+        """Let every term build what depends on the network."""
+        for term in self.terms.values():
+            term.connect(network)
+
+    def forward(
+        self, prediction: Prediction, sample: FlowSample
+    ) -> dict[str, Float[Tensor, "B"]]:
+        """Every active term by name, without its weight, and their weighted sum `total`; one number
+        per image.
+
+        The parameters of a stopped term stay in the graph with a zero gradient: DDP waits for every
+        parameter's.
+        """
+        values, total = {}, torch.zeros(len(sample.t), device=sample.x.device)
+        for name, term in self.terms.items():
+            if term.active:
+                values[name] = term(prediction, sample)
+                total = total + term.weight * values[name]
+            else:
+                total = total + sum(0.0 * value.flatten()[0] for value in term.parameters())
+        return values | {"total": total}
