@@ -1,5 +1,6 @@
 """What a term of the loss is."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ class LossTerm(nn.Module):
 
     def connect(self, network: Network) -> None:
         """Build what depends on the network; called once, before training and loading."""
+
+    def start(self, device: torch.device) -> None:
+        """Load what the active term needs, before the first step."""
 
     def stop(self) -> None:
         """End the term for good and free what only it needs; its parameters stay."""

@@ -43,9 +43,7 @@ class TripleLoss(nn.Module):
         for term in self.terms.values():
             term.connect(network)
 
-    def forward(
-        self, prediction: Prediction, sample: FlowSample
-    ) -> dict[str, Float[Tensor, "B"]]:
+    def forward(self, prediction: Prediction, sample: FlowSample) -> dict[str, Float[Tensor, "B"]]:
         """Every active term by name, without its weight, and their weighted sum `total`; one number
         per image.
 
