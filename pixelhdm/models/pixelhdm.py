@@ -1,10 +1,13 @@
 """PixelHDM: a transformer over patches whose tokens steer a thin transformer over pixels."""
 
+from typing import Any, Literal
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.models.attention import NORM_EPS, GatedAttention
@@ -44,6 +47,9 @@ class PixelHDM(Network):
             steadier, no gates.
         feature_block: number, from 1, of the patch block whose image tokens a representation loss
             sees.
+        grad_checkpoint: blocks whose activations are computed again in the backward pass instead
+            of kept: "none", "pixel" (the pixel path: most memory for least work) or "all". Losses
+            stay the same to the bit.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class PixelHDM(Network):
         pixel_modulation: PixelModulation = "factored",
         post_modulation: bool = False,
         feature_block: int = 8,
+        grad_checkpoint: Literal["none", "pixel", "all"] = "none",
     ):
         super().__init__(hidden_dim, patch_size)
         check_at_least(1, hidden_dim=hidden_dim, pixel_dim=pixel_dim, patch_size=patch_size)
@@ -78,6 +85,7 @@ class PixelHDM(Network):
                 f"feature_block must lie in 1 … patch_depth={patch_depth}, got {feature_block}."
             )
         self.rope_dims, self.rope_theta, self.feature_block = rope_dims, rope_theta, feature_block
+        self.grad_checkpoint = grad_checkpoint
         area = patch_size**2
 
         self.patch_embedding = nn.Sequential(
@@ -162,7 +170,7 @@ class PixelHDM(Network):
         by = rotation(positions, self.rope_dims, self.rope_theta)
         features = x
         for number, block in enumerate(self.patch_blocks, start=1):
-            x = block(x, c, by, mask)
+            x = self.run_block(block, self.grad_checkpoint == "all", x, c, by, mask)
             if number == self.feature_block:
                 features = x
         return x[:, length:], features[:, length:]
@@ -175,5 +183,13 @@ class PixelHDM(Network):
         by = rotation(positions, self.rope_dims, self.rope_theta)
         x = self.pixel_embedding(rearrange(patches, "b l (p c) -> b l p c", c=3))
         for block in self.pixel_blocks:
-            x = block(x, s, by)
+            x = self.run_block(block, self.grad_checkpoint != "none", x, s, by)
         return rearrange(self.final(self.final_norm(x)), "b l p c -> b l (p c)")
+
+    def run_block(self, block: nn.Module, again: bool, *inputs: Any) -> Tensor:
+        """Run a block; with `again` the backward pass computes it again, and no activation inside
+        it is kept.
+        """
+        if again and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
