@@ -1,0 +1,86 @@
+"""DINO teachers."""
+
+from typing import Literal
+
+from torch import nn
+
+from pixelhdm.errors import UserError
+from pixelhdm.models.encoders.teacher import Teacher
+from pixelhdm.models.encoders.vit import TimmViT, TransformersViT
+
+Library = Literal["transformers", "timm"]
+
+
+class Dino(Teacher):
+    """Base of the DINO teachers: final-norm patch tokens, without CLS and register tokens."""
+
+    kind: str
+
+    def __init__(self, source: str, dim: int, patch_size: int, library: Library):
+        super().__init__(dim, patch_size)
+        self.source, self.library = source, library
+
+    def read(self) -> nn.Module:
+        try:
+            network = (TimmViT if self.library == "timm" else TransformersViT)(self.source)
+        except Exception as error:  # an offline Hub or a damaged file can fail in any way
+            reason = " ".join(str(error).split()).split(". ")[0][:200]
+            raise UserError(
+                f"teacher {self.source} must be readable by {self.library}, got "
+                f"{type(error).__name__}: {reason.rstrip('.!')}. Give as source a folder with "
+                "config.json and model.safetensors, or a name to download; DINOv3 also needs its "
+                "licence accepted on its Hub page and a login."
+            ) from error
+        if self.kind not in network.kind:
+            raise UserError(
+                f"teacher {self.source} must be a {self.kind} model, got {network.kind}."
+            )
+        for name in ("dim", "patch_size"):
+            if getattr(self, name) != getattr(network, name):
+                raise UserError(
+                    f"{name} of teacher {self.source} must be {getattr(network, name)}, as its "
+                    f"files say, got {getattr(self, name)}."
+                )
+        return network
+
+
+class DINOv3(Dino):
+    """DINOv3 vision transformer with patches of 16 pixels (arXiv:2508.10104).
+
+    Args:
+        source: Hub name or a folder with config.json and weights; with timm, timm's name of model
+            and weights (vit_base_patch16_dinov3.lvd1689m) or a folder that timm saved.
+        dim: width of its features: S 384, B 768, L 1024, H+ 1280, 7B 4096.
+        library: what reads it, transformers or timm.
+    """
+
+    kind = "dinov3"
+
+    def __init__(
+        self,
+        source: str = "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        dim: int = 768,
+        library: Library = "transformers",
+    ):
+        super().__init__(source, dim, 16, library)
+
+
+class DINOv2(Dino):
+    """DINOv2 vision transformer with patches of 14 pixels (arXiv:2304.07193).
+
+    Args:
+        source: Hub name or a folder with config.json and weights; with timm, timm's name of model
+            and weights (vit_base_patch14_dinov2.lvd142m) or a folder that timm saved.
+        dim: width of its features: S 384, B 768, L 1024, g 1536.
+        library: what reads it, transformers or timm.
+    """
+
+    kind = "dinov2"
+
+    def __init__(
+        self,
+        source: str = "facebook/dinov2-base",
+        dim: int = 768,
+        library: Library = "transformers",
+    ):
+        super().__init__(source, dim, 14, library)

@@ -1,0 +1,49 @@
+"""Networks that are used and never trained."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Frozen:
+    """Base of pretrained networks that are used and never trained.
+
+    Not an nn.Module: the network is in no checkpoint, optimizer, average or DDP wrapper, and stays
+    in eval mode. It is read at first use, its parameters in bfloat16 on a GPU and in float32
+    elsewhere; its buffers keep their type, for rotary frequencies do not bear bfloat16.
+    """
+
+    def __init__(self) -> None:
+        self.network: nn.Module | None = None
+        self.device: torch.device | None = None
+
+    def read(self) -> nn.Module:
+        """The network from its files, in float32 on the CPU.
+
+        Raises:
+            UserError: the files are missing or do not fit.
+        """
+        raise NotImplementedError
+
+    def load(self, device: torch.device) -> nn.Module:
+        """The network on `device`, read now if it is not there yet."""
+        if self.network is None or self.device != device:
+            self.free()
+            # Neither the run's random numbers nor validation's inference mode may notice.
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+                network = self.read().eval().requires_grad_(False).to(device)
+                dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+                for parameter in network.parameters():
+                    parameter.data = parameter.data.to(dtype)
+            self.network, self.device = network, device
+        return self.network
+
+    def free(self) -> None:
+        """Drop the network; the next use reads it again."""
+        self.network = self.device = None
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        return self  # the copy of a module that holds one, as EMA makes it, shares the network
