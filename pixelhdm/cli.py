@@ -14,11 +14,10 @@ os.environ.setdefault(
 )  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import auto_cli, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -27,13 +26,19 @@ from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.progress import StepProgress
 from pixelhdm.callbacks.random_state import RandomState
+from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
 from pixelhdm.callbacks.sample_images import SampleImages
+from pixelhdm.callbacks.run_record import RunRecord
 from pixelhdm.callbacks.save_images import SaveImages
+from pixelhdm.callbacks.throughput import Throughput
+from pixelhdm.callbacks.zclip import ZClip
 from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
+    checkpoints_of,
     check_new_run,
     check_resumed_run,
     last_checkpoint,
+    step_of,
 )
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
@@ -41,25 +46,57 @@ from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler
+from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.cpu import keep_heap
+from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser
+from pixelhdm.reconstruct import reconstruct_ema
+from pixelhdm.training.losses.frequency import FrequencyLoss
+from pixelhdm.training.losses.repa import RepaLoss
+from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
+from pixelhdm.training.optim.muon import MuonAdamW
+from pixelhdm.training.optim.schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    SteppedCosineRestart,
+)
 
 USAGE = "%(prog)s [-c FILE]... [--key=value]..."
-TRAINING_ONLY = ("model.loss", "model.optimizer", "data.train", "data.val")
+TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
 
+# In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
+CALLBACKS = {
+    "repa_early_stop": RepaEarlyStop,
+    "skip_non_finite": SkipNonFinite,
+    "zclip": ZClip,
+    "ema": EMA,
+    "throughput": Throughput,
+    "sample_images": SampleImages,
+    "save_images": SaveImages,
+    "checkpoint": RunCheckpoint,
+}
 # Imported so that a config may call them by their bare names and --help lists them.
 BY_NAME = (
     ClassConditioner,
+    ConstantSchedule,
+    CosineSchedule,
+    DINOv2,
+    DINOv3,
     Digits,
     EulerSampler,
+    FrequencyLoss,
     Guidance,
     HeunSampler,
     ImageFolder,
+    MuonAdamW,
     PixelHDM,
+    RepaLoss,
+    SteppedCosineRestart,
+    TripleLoss,
     VelocityLoss,
 )
 HELP = {
@@ -82,15 +119,15 @@ set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the resolved config of a training run to <run folder>/config.yaml."""
+    """Write the resolved config of a training run to <run folder>/config.yaml and the loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True
-            )
+            file = folder / "config.yaml"
+            self.parser.save(self.config, str(file), skip_none=False, overwrite=True)
+            log_config(trainer, file.read_text(encoding="utf-8"))
 
 
 class PixelHDMCLI(LightningCLI):
@@ -109,11 +146,15 @@ class PixelHDMCLI(LightningCLI):
             help="threads of a process's CPU arithmetic; empty takes one per core. Small networks "
             "run best on 1.",
         )
-        parser.add_lightning_class_args(EMA, "ema")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(SkipNonFinite, "skip_non_finite")
-        parser.add_lightning_class_args(SampleImages, "sample_images")
-        parser.add_lightning_class_args(SaveImages, "save_images")
+        parser.add_argument(
+            "--wandb",
+            type=Wandb | None,
+            default=None,
+            help="log to Weights & Biases too: {project: my-project}, or {offline: true} for a "
+            "record on this machine that needs no account.",
+        )
+        for name, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -161,16 +202,40 @@ class PixelHDMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        own = [RandomState()]
+        own = [RandomState(), RunRecord()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
         if config.logger is None:
-            root = config.default_root_dir or "."
-            kwargs["logger"] = self.subcommand == "fit" and CSVLogger(root, name="logs")
+            root, given = config.default_root_dir or ".", self.config_init[self.subcommand]
+            is_fit = self.subcommand == "fit" and not config.fast_dev_run
+            kwargs["logger"] = is_fit and run_loggers(root, given.wandb, given.ckpt_path)
         return super().instantiate_trainer(
             callbacks=[*as_list(config.callbacks), *own],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
             **kwargs,
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except torch.OutOfMemoryError as error:
+            raise UserError(self.out_of_memory()) from error
+
+    def out_of_memory(self) -> str:
+        """What to do when the device's memory does not suffice."""
+        config, size = self.config[self.subcommand], self.model.image_size
+        batch = config.data.batch_size
+        what = f"batch_size={batch} at {size[0]}x{size[1]}" if size else f"batch_size={batch}"
+        text = f"{self.subcommand} must fit into the device's memory, got out of it with {what}."
+        if self.subcommand != "fit":
+            return f"{text} Set --data.batch_size={max(1, batch // 2)}."
+        parts = 2 * config.trainer.accumulate_grad_batches
+        kept = checkpoints_of(config.trainer.default_root_dir or ".")
+        return (
+            f"{text} What helps most: --model.network.grad_checkpoint=all, "
+            f"--data.batch_size={max(1, batch // 2)} --trainer.accumulate_grad_batches={parts}, "
+            "or an optimizer with 8-bit states (README, Optimizers). "
+            + (f"{max(kept, key=step_of).name} is intact." if kept else "Nothing was saved yet.")
         )
 
     def after_fit(self) -> None:
@@ -199,6 +264,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         keep_heap()
     try:
+        if sys.argv[1:2] == ["ema"]:
+            auto_cli(reconstruct_ema, args=sys.argv[2:], prog="main.py ema", parser_class=Parser)
+            return
         PixelHDMCLI(
             PixelHDMModule,
             PixelHDMDataModule,

@@ -89,8 +89,9 @@ class PixelHDMDataModule(LightningDataModule):
         """The loader of a source for this process."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
         source = self.sources[name]
+        accumulate = self.trainer.accumulate_grad_batches
         return EpochLoader(
-            source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads
+            source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads, accumulate
         )
 
     def train_dataloader(self) -> EpochLoader:

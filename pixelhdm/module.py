@@ -13,7 +13,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from pixelhdm.checkpoints import LOSS_PREFIX, Weights, check_fit, choose_weights, read_checkpoint
 from pixelhdm.errors import UserError
@@ -25,7 +24,11 @@ from pixelhdm.models.network import Network
 from pixelhdm.processes import are_several
 from pixelhdm.training.draws import draw
 from pixelhdm.training.flow import FlowMatching
-from pixelhdm.training.losses.loss import Loss
+from pixelhdm.training.losses.triple import TripleLoss
+from pixelhdm.training.optim.groups import parameter_groups
+from pixelhdm.training.optim.settings import describe, keep_settings
+from pixelhdm.training.optim.schedules import ConstantSchedule, Schedule
+from pixelhdm.training.time_bins import TimeBins
 
 
 class Drawn(NamedTuple):
@@ -53,7 +56,8 @@ class PixelHDMModule(LightningModule):
         flow: path from noise to image and meaning of the prediction.
         loss: what training minimises; not built by predict.
         optimizer: class and settings of the optimizer over all trained parameters; not built by
-            predict.
+            predict. Norms, biases and embeddings get no weight decay.
+        schedule: factor of the learning rate at each step; empty keeps the rate.
         weights: which weights of a checkpoint validate, predict and init_from take, and which the
             sample grids of fit show: ema (the average) or raw.
         init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0;
@@ -62,6 +66,7 @@ class PixelHDMModule(LightningModule):
     Attributes:
         ema: the averaged copy of network and conditioner, where the EMA callback asked for one.
         step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite decides.
+        image_size: height and width of the last batch of images.
     """
 
     def __init__(
@@ -71,18 +76,24 @@ class PixelHDMModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         flow: FlowMatching = FlowMatching(),
-        loss: Loss | None = None,
+        loss: TripleLoss | None = None,
         optimizer: OptimizerCallable | None = None,
+        schedule: Schedule | None = None,
         weights: Weights = "ema",
         init_from: str | None = None,
     ):
         super().__init__()
         self.network, self.conditioner = network, conditioner(network.hidden_dim)
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
-        self.optimizer, self.weights, self.init_from = optimizer, weights, init_from
+        self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
+        self.weights, self.init_from = weights, init_from
+        if loss is not None:
+            loss.connect(network)
         self.ema: nn.ModuleDict | None = None
         self.step_skipped = False
         self.norm: Tensor | None = None
+        self.image_size: tuple[int, int] | None = None
+        self.val_means: dict[str, TimeBins] = {}
         if init_from is not None:
             self.load_weights(init_from)
 
@@ -99,21 +110,6 @@ class PixelHDMModule(LightningModule):
             yield from zip(
                 self.ema[part].parameters(), getattr(self, part).parameters(), strict=True
             )
-
-    def configure_optimizers(self) -> Optimizer:
-        if self.optimizer is None:
-            raise UserError("optimizer must be given to train, got none. Set model.optimizer.")
-        stored = {parameter.dtype for parameter in self.parameters()}
-        if stored != {torch.float32}:
-            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
-            raise UserError(
-                f"weights must be stored in float32 to train, got {names}. "
-                "Use --trainer.precision bf16-mixed or 32-true."
-            )
-        try:
-            return self.optimizer([value for value in self.parameters() if value.requires_grad])
-        except ValueError as error:
-            raise UserError(f"optimizer settings must be valid, got: {error}.") from error
 
     def load_weights(self, path: str) -> None:
         """Take the weights of a checkpoint, nothing else of it.
@@ -146,61 +142,94 @@ class PixelHDMModule(LightningModule):
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
-            self.keep_optimizer_settings(checkpoint["optimizer_states"])
+            (state,), fresh = checkpoint["optimizer_states"], self.configure_optimizers()
+            keep_settings(checkpoint["training"], state, fresh, self.schedule)
         else:
             checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
 
-    def keep_optimizer_settings(self, states: list[dict[str, Any]]) -> None:
-        """Put the config's learning rate and other settings into the saved optimizer states.
-
-        A saved state carries the settings of its own run, which would silently replace those that
-        the resumed run was given.
-        """
-        settings = self.optimizer([nn.Parameter(torch.zeros(1))]).param_groups[0]
-        del settings["params"]
-        for group in (group for state in states for group in state["param_groups"]):
-            for name, value in settings.items():
-                if group.get(name) != value:
-                    rank_zero_info(f"Resuming with {name}={value} (was {group.get(name)}).")
-                    group[name] = value
-
     # Training and validation ----------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        self.loss.start(self.device)
+
     def losses(
-        self, batch: dict[str, Tensor], weight: Tensor, network: Network, conditioner: Conditioner
-    ) -> dict[str, Tensor]:
-        """All loss terms of a batch, by name, the samples weighted by `weight` (B)."""
+        self, batch: dict[str, Tensor], network: Network, conditioner: Conditioner
+    ) -> tuple[dict[str, Float[Tensor, "B"]], Float[Tensor, "B"]]:
+        """All loss terms by name, one number per image, and the images' times.
+
+        Held-out images keep their condition and have evenly spread times, the same in every run.
+        """
+        self.image_size = tuple(batch["image"].shape[1:3])
         image = batch["image"].float() / 127.5 - 1
         draws = draw(batch["seed"], image.shape[1], image.shape[2], image.device)
-        null = draws.null < conditioner.null_prob if self.training else None
-        sample = self.flow.sample(image, draws.noise, self.flow.time(draws.time))
+        null, t = None, self.flow.even_time(batch["index"]).to(image.device)
+        if self.training:
+            null, t = draws.null < conditioner.null_prob, self.flow.time(draws.time)
+        sample = self.flow.sample(image, draws.noise, t)
         prediction = network(sample.z_t, sample.t, conditioner(batch["condition"], null))
-        prediction = self.flow.velocity(prediction, sample.z_t, sample.t)
-        return self.loss(prediction, sample, weight)
+        return self.loss(self.flow.velocity(prediction, sample.z_t, sample.t), sample), t
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
+        values, _ = self.losses(batch, self.network, self.conditioner)
         weight = batch["weight"] / mean_total(batch["weight"])
-        losses = self.losses(batch, weight, self.network, self.conditioner)
+        means = {name: (weight * value).sum() for name, value in values.items()}
         self.log_dict(
-            {f"train/{name}": value.detach() for name, value in losses.items()}, sync_dist=True
+            {f"train/{name}": value.detach() for name, value in means.items()}, sync_dist=True
         )
-        return losses["total"]
+        return batch["share"][0] * means["total"]
 
     def on_validation_start(self) -> None:
-        # A NaN is to be seen; torchmetrics' "disable" would also drop the weights.
-        self.val_means = defaultdict(lambda: MeanMetric(float("nan")).to(self.device))
+        self.val_means = defaultdict(lambda: TimeBins().to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        total = batch["weight"].sum()
-        losses = self.losses(batch, batch["weight"] / total.clamp(min=1), *self.drawing_parts())
-        for name, value in losses.items():
-            self.val_means[name].update(value, total)
+        for weights in ("ema", "raw") if self.ema is not None else (self.weights,):
+            values, t = self.losses(batch, *self.drawing_parts(weights))
+            stage = "val" if weights == self.weights else f"val_{weights}"
+            for name, value in values.items():
+                self.val_means[f"{stage}/{name}"].update(value, t, batch["weight"])
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(
-            {f"val/{name}": mean.compute() for name, mean in self.val_means.items()},
-            sync_dist=True,
+            {
+                f"{name}/t_{times}" if times else name: value
+                for name, mean in self.val_means.items()
+                for times, value in mean.compute().items()
+            }
         )
+
+    # Optimizer ------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        if self.optimizer is None:
+            raise UserError("optimizer must be given to train, got none. Set model.optimizer.")
+        stored = {parameter.dtype for parameter in self.parameters()}
+        if stored != {torch.float32}:
+            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
+            raise UserError(
+                f"weights must be stored in float32 to train, got {names}. "
+                "Use --trainer.precision bf16-mixed or 32-true."
+            )
+        try:
+            optimizer = self.optimizer(parameter_groups(self))
+        except ValueError as error:
+            raise UserError(f"optimizer settings must be valid, got: {error}.") from error
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Set and log the learning rates of this step."""
+        steps = self.trainer.max_steps
+        factor = self.schedule.factor(self.trainer.global_step, steps if steps > 0 else None)
+        rates = {}
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+            rates.setdefault(group["lr"], f"train/lr_{group['role']}" if rates else "train/lr")
+        self.log_dict({name: rate for rate, name in rates.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        checkpoint["training"] = describe(optimizer, self.schedule)
 
     # Gradients ------------------------------------------------------------------------------------
 
@@ -228,17 +257,24 @@ class PixelHDMModule(LightningModule):
 
     # Drawing --------------------------------------------------------------------------------------
 
-    def drawing_parts(self) -> tuple[Network, Conditioner]:
+    def drawing_parts(self, weights: Weights | None = None) -> tuple[Network, Conditioner]:
         """Network and conditioner to draw with: the average where there is one and it is asked
-        for.
+        for; by default what `weights` of the module asks for.
         """
-        if self.ema is not None and self.weights == "ema":
+        if self.ema is not None and (weights or self.weights) == "ema":
             return self.ema["network"], self.ema["conditioner"]
         return self.network, self.conditioner
 
-    def draw(self, condition: Tensor, seed: Tensor, height: int, width: int) -> Drawn:
+    def draw(
+        self,
+        condition: Tensor,
+        seed: Tensor,
+        height: int,
+        width: int,
+        weights: Weights | None = None,
+    ) -> Drawn:
         """Draw one image per condition and seed; the same ones at any batch size."""
-        network, conditioner = self.drawing_parts()
+        network, conditioner = self.drawing_parts(weights)
         network.check_size(height, width)
         conditioner.check(condition.cpu())
         noise = seeded_noise(seed, height, width).to(self.device)

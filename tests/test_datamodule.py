@@ -14,7 +14,7 @@ def data(num: int = 22, batch_size: int = 4, seed: int = 7, world: int = 1) -> P
     module = PixelHDMDataModule(
         2, batch_size, ClassDraws(1), Numbers(num), seed=seed, num_threads=0
     )
-    module.trainer = SimpleNamespace(global_rank=0, world_size=world)
+    module.trainer = SimpleNamespace(global_rank=0, world_size=world, accumulate_grad_batches=1)
     return module
 
 

@@ -6,6 +6,9 @@ from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import HeunSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule, mean_total
+from pixelhdm.training.flow import FlowMatching
+from pixelhdm.training.losses.frequency import FrequencyLoss
+from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.stubs import perturb, randn, tiny_network
 
@@ -17,18 +20,25 @@ def new_module(null_prob: float = 0.1, **rest) -> PixelHDMModule:
     def conditioner(dim: int) -> ClassConditioner:
         return perturb(ClassConditioner(dim, 10, 2, null_prob))
 
-    return PixelHDMModule(network, conditioner, *parts, loss=VelocityLoss(), **rest)
+    loss = TripleLoss(VelocityLoss(), FrequencyLoss())
+    return PixelHDMModule(network, conditioner, *parts, loss=loss, **rest)
 
 
 def batch(num: int = 4, size: int = 4) -> dict[str, torch.Tensor]:
     image = (randn(num, size, size, 3).clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
     seed, weight = torch.arange(num) + 5, torch.ones(num)
-    return {"image": image, "condition": torch.arange(num), "seed": seed, "weight": weight}
+    return {
+        "image": image,
+        "condition": torch.arange(num),
+        "seed": seed,
+        "weight": weight,
+        "index": torch.arange(num),
+    }
 
 
 def loss(module: PixelHDMModule, given: dict[str, torch.Tensor]) -> torch.Tensor:
-    weight = given["weight"] / mean_total(given["weight"])
-    return module.losses(given, weight, module.network, module.conditioner)["total"]
+    values, _ = module.losses(given, module.network, module.conditioner)
+    return (given["weight"] / mean_total(given["weight"]) * values["total"]).sum()
 
 
 def test_padding_of_a_batch_leaves_loss_and_gradients_equal():
@@ -62,7 +72,8 @@ def test_a_new_network_loses_the_mean_square_of_the_velocity():
     module.network.reset_parameters()
     white = batch(200, 4) | {"image": torch.full((200, 4, 4, 3), 255, dtype=torch.uint8)}
     white["condition"] = white["condition"] % 10
-    assert loss(module, white).item() == pytest.approx(2.0, abs=0.1)  # |1 - noise|²
+    values, _ = module.losses(white, module.network, module.conditioner)
+    assert values["velocity"].mean().item() == pytest.approx(2.0, abs=0.1)  # |1 - noise|²
 
 
 @pytest.mark.parametrize(("null_prob", "dropped"), [(0.0, 0), (1.0, 400), (0.25, 100)])
@@ -102,11 +113,23 @@ def test_drawing_refuses_wrong_sizes_and_classes():
 def test_optimizer_has_every_trained_parameter_and_not_the_average():
     module = new_module(optimizer=lambda parts: torch.optim.SGD(parts, lr=1.0))
     module.add_average()
-    (group,) = module.configure_optimizers().param_groups
+    groups = module.configure_optimizers().param_groups
     trained = [*module.network.parameters(), *module.conditioner.parameters()]
-    assert {id(p) for p in group["params"]} == {id(p) for p in trained}
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in trained}
     with pytest.raises(UserError, match="optimizer must be given to train, got none"):
         new_module().configure_optimizers()
+
+
+def test_held_out_images_have_the_same_even_times_in_every_run():
+    module, given = new_module(null_prob=0.5).eval(), batch(400)
+    given["condition"] = given["condition"] % 10
+    values, t = module.losses(given, module.network, module.conditioner)
+    again, _ = module.losses(given, module.network, module.conditioner)
+    assert all(torch.equal(values[name], again[name]) for name in values)
+    assert torch.equal(t, FlowMatching().even_time(torch.arange(400)))
+    counts = torch.histc((t - 0.05) / 0.9, bins=10, min=0, max=1)
+    assert counts.min() >= 38
+    assert counts.max() <= 42
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])

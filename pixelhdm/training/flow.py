@@ -5,11 +5,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pixelhdm.errors import UserError
 from pixelhdm.models.network import Prediction
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class FlowSample(NamedTuple):
@@ -67,6 +69,16 @@ class FlowMatching:
         t = torch.sigmoid(self.time_mean + self.time_std * normal.float())
         t = t / (t + (1 - t) * self.time_shift)
         return self.t_eps + (1 - 2 * self.t_eps) * t
+
+    def even_time(self, index: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Times for numbered images, spread evenly over [t_eps, 1 - t_eps] whatever the images'
+        count.
+
+        The fractional parts of i / golden ratio are the most even such sequence (Kronecker
+        sequence).
+        """
+        u = (index.double() * GOLDEN).frac().float()
+        return self.t_eps + (1 - 2 * self.t_eps) * u
 
     def sample(
         self,

@@ -43,6 +43,12 @@ class TripleLoss(nn.Module):
         for term in self.terms.values():
             term.connect(network)
 
+    def start(self, device: torch.device) -> None:
+        """Let every active term load what it needs."""
+        for term in self.terms.values():
+            if term.active:
+                term.start(device)
+
     def forward(self, prediction: Prediction, sample: FlowSample) -> dict[str, Float[Tensor, "B"]]:
         """Every active term by name, without its weight, and their weighted sum `total`; one number
         per image.
