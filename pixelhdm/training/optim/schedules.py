@@ -7,9 +7,6 @@ changed in the config counts from then on.
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-from torch.optim import Optimizer
-
 from pixelhdm.errors import UserError, check_at_least
 
 
@@ -124,15 +121,6 @@ class SteppedCosineRestart(Schedule):
 def cosine(start: float, end: float, progress: float) -> float:
     """Half a cosine from `start` at progress 0 to `end` at progress 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def set_learning_rates(optimizer: Optimizer, rates: list[float], factor: float) -> None:
-    """Set the learning rate of each group to its own rate in `rates` times `factor`."""
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):  # compiled optimizers read the one they were built with
-            group["lr"].fill_(rate * factor)
-        else:
-            group["lr"] = rate * factor
 
 
 def check_fractions(**values: float) -> None:

@@ -2,9 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
-import torch
 from jsonargparse import ArgumentParser
-from torch import nn
 
 from pixelhdm.errors import UserError
 from pixelhdm.training.optim.schedules import (
@@ -12,7 +10,6 @@ from pixelhdm.training.optim.schedules import (
     CosineSchedule,
     Schedule,
     SteppedCosineRestart,
-    set_learning_rates,
 )
 
 SCHEDULES = [
@@ -108,15 +105,6 @@ def test_a_schedule_is_built_from_a_config():
     given = ["--schedule=SteppedCosineRestart", "--schedule.period_steps=9", "--schedule.floor=0"]
     built = parser.instantiate(parser.parse_args(given)).schedule
     assert built == SteppedCosineRestart(9, floor=0.0)
-
-
-def test_learning_rates_are_set_in_numbers_and_tensors():
-    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (3.0, torch.ones(()))]
-    optimizer, tensor = torch.optim.SGD(groups), groups[1]["lr"]
-    set_learning_rates(optimizer, [0.5, 2.0], 0.5)
-    assert optimizer.param_groups[0]["lr"] == 0.25
-    assert optimizer.param_groups[1]["lr"] is tensor
-    assert tensor.item() == 1.0
 
 
 @pytest.mark.parametrize(
