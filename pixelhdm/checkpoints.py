@@ -1,7 +1,7 @@
 """Checkpoint files: written whole, read with a reason when they cannot be, and fitted by key."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
@@ -16,7 +16,8 @@ from pixelhdm.files import TEMPORARY, replacing
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
 WHOLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
-EMA_PREFIX, LOSS_PREFIX = "ema.", "loss."
+RECONSTRUCTION = "reconstruction"  # part of a file that the command `ema` wrote
+EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX = "ema.", "loss.", "profiles."
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,13 +40,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
-        lacking = [part for part in WHOLE if part not in checkpoint]
-        if lacking:
-            raise UserError(
-                f"checkpoint {path} must be a whole one of a run, got one without "
-                f"{', '.join(lacking)}. If it holds weights alone, use --model.init_from instead."
-            )
+        if RECONSTRUCTION not in checkpoint:
+            check_whole(checkpoint, path)
         return checkpoint
+
+
+def check_whole(checkpoint: Mapping[str, Any], source: str | Path) -> None:
+    """Raise a UserError if a run could not go on from this checkpoint."""
+    lacking = [part for part in WHOLE if part not in checkpoint]
+    if lacking:
+        raise UserError(
+            f"checkpoint {source} must be a whole one of a run, got one without "
+            f"{', '.join(lacking)}. If it holds weights alone, use --model.init_from instead."
+        )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -149,7 +156,11 @@ def choose_weights(
     Raises:
         UserError: the average is asked for and not there.
     """
-    raw = {key: value for key, value in state.items() if not key.startswith(EMA_PREFIX)}
+    raw = {
+        key: value
+        for key, value in state.items()
+        if not key.startswith((EMA_PREFIX, PROFILES_PREFIX))
+    }
     if weights == "raw":
         return raw
     average = {
@@ -164,10 +175,27 @@ def choose_weights(
     return raw | average
 
 
+def profile_name(sigma_rel: float) -> str:
+    """The name of a profile's average in a module, where a point may not stand."""
+    return str(sigma_rel).replace(".", "_")
+
+
+def profiles_in(state: Iterable[str]) -> str:
+    """The sigma_rel of the profiles whose averages are among these keys, as text."""
+    names = {key.split(".")[1] for key in state if key.startswith(PROFILES_PREFIX)}
+    return ", ".join(sorted(name.replace("_", ".") for name in names)) or "none"
+
+
 def check_fit(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str | Path
 ) -> None:
     """Raise a UserError that says what differs, unless keys and shapes are the same."""
+    if profiles_in(expected) != profiles_in(found):
+        raise UserError(
+            f"ema.sigma_rel must be what the run was started with, {profiles_in(found)} in "
+            f"{source}, got {profiles_in(expected)}. An average over all steps cannot begin later: "
+            "for another one start a new run, with --model.init_from."
+        )
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
     shapes = [

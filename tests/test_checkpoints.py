@@ -8,6 +8,7 @@ from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
     check_fit,
     check_new_run,
+    check_whole,
     choose_weights,
     last_checkpoint,
     read_checkpoint,
@@ -172,3 +173,37 @@ def test_a_single_difference_is_an_error(change):
         found["network.b"] = randn(7, 1)
     with pytest.raises(UserError, match="1 "):
         check_fit(STATE, found, "x.ckpt")
+
+
+def test_profiles_are_never_chosen():
+    average = {f"ema.{key}": value + 1 for key, value in STATE.items()}
+    profiles = {f"profiles.0_05.{key}": value + 2 for key, value in STATE.items()}
+    for weights in ("raw", "ema"):
+        chosen = choose_weights(STATE | average | profiles, weights, "x")
+        assert chosen.keys() == STATE.keys()
+        assert all(torch.equal(chosen[key], STATE[key] + (weights == "ema")) for key in STATE)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "words"),
+    [
+        (["0_05", "0_1"], [], r"started with, none in x\.ckpt, got 0\.05, 0\.1\. "),
+        ([], ["0_1"], r"started with, 0\.1 in x\.ckpt, got none\. "),
+        (["0_05"], ["0_1", "0_05"], r"started with, 0\.05, 0\.1 in x\.ckpt, got 0\.05\. "),
+    ],
+)
+def test_other_profiles_are_named(expected, found, words):
+    states = [
+        STATE | {f"profiles.{name}.{key}": value for name in names for key, value in STATE.items()}
+        for names in (expected, found)
+    ]
+    with pytest.raises(UserError, match=words):
+        check_fit(*states, "x.ckpt")
+
+
+def test_a_reconstruction_is_loaded_and_no_run_goes_on_from_it(tmp_path):
+    content = {"state_dict": STATE, "global_step": 1, "pytorch-lightning_version": "2.6.0"}
+    AtomicCheckpointIO().save_checkpoint(content | {"reconstruction": {}}, tmp_path / "x.ckpt")
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"got one without loops, optimizer_states, callbacks\."):
+        check_whole(loaded, "x.ckpt")
