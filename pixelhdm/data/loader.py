@@ -1,5 +1,6 @@
 """From the plan to batches of tensors."""
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,11 @@ class EpochLoader:
         rank: number of this process.
         world_size: number of processes.
         num_threads: threads that load ahead; 0 loads in the training thread.
+        accumulate: batches whose gradients make one optimizer step.
+
+    Attributes:
+        asked: when the latest batch was asked for, in seconds of time.perf_counter.
+        given: when it was given out; training waited for it from `asked` to `given`.
     """
 
     def __init__(
@@ -42,11 +48,14 @@ class EpochLoader:
         rank: int,
         world_size: int,
         num_threads: int,
+        accumulate: int = 1,
     ):
+        self.accumulate = accumulate
         self.source, self.seed, self.shuffle, self.num_threads = source, seed, shuffle, num_threads
         self.global_batch = batch_size * world_size
         self.columns = slice(rank * batch_size, (rank + 1) * batch_size)
         self.epoch, self.step = 0, 0
+        self.asked = self.given = 0.0
 
     def __len__(self) -> int:
         """Steps of a whole epoch, wherever the position is; the resuming trainer counts the rest
@@ -55,6 +64,14 @@ class EpochLoader:
         return -(-len(self.source) // self.global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.asked = time.perf_counter()
+        for batch in self.batches():
+            self.given = time.perf_counter()
+            yield batch
+            self.asked = time.perf_counter()
+
+    def batches(self) -> Iterator[Batch]:
+        """One epoch where the order is fixed, else one epoch after another without end."""
         if not self.shuffle:
             self.step = 0
             yield from self.rest_of_epoch()
@@ -68,8 +85,21 @@ class EpochLoader:
         """The batches from the position to the end of the epoch."""
         plan = epoch_plan(len(self.source), self.global_batch, self.seed, self.epoch, self.shuffle)
         for batch in self.ahead(plan[self.step :, self.columns]):
+            share = torch.full_like(batch["weight"], self.share(self.step))
             self.step += 1
-            yield batch
+            yield batch | {"share": share}
+
+    def share(self, step: int) -> float:
+        """Images in a batch over the mean number in the batches that its optimizer step averages.
+
+        It differs from 1 at an epoch's end, where batches or steps are not full.
+        """
+        start = step - step % self.accumulate
+        first, end, last = (
+            min(number * self.global_batch, len(self.source))
+            for number in (start, start + self.accumulate, step + 1)
+        )
+        return self.accumulate * (last - step * self.global_batch) / (end - first)
 
     def ahead(self, plan: np.ndarray) -> Iterator[Batch]:
         """Load the rows of `plan` in order, a few of them ahead of time."""
@@ -91,7 +121,7 @@ class EpochLoader:
 
     def load(self, index: np.ndarray) -> Batch:
         """One batch: image uint8 B H W 3, condition, weight (0 where padded), seed and index, each
-        B.
+        B; share is added later.
         """
         real = np.where(index == PADDING, 0, index)
         seeds = sample_seeds(self.seed, self.epoch, real)

@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -108,3 +109,38 @@ def test_an_error_while_loading_is_passed_on(threads):
 
     with pytest.raises(OSError, match="image 13"):
         list(EpochLoader(Broken(NUM), BATCH, 0, True, 0, 1, threads))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4, 9])
+def test_shares_make_accumulated_batches_count_by_their_images(accumulate):
+    """Mean over a step's batches of share times the batch's mean = the mean over its images."""
+    of = loader()
+    of.accumulate = accumulate
+    batches = take(of, 12)  # two epochs of 6 batches, the last of each with 3 images of 4
+    for epoch in (batches[:6], batches[6:]):
+        for start in range(0, 6, accumulate):
+            parts = epoch[start : start + accumulate]
+            means = [part["index"][part["weight"] > 0].double().mean() for part in parts]
+            shares = [part["share"][0].double() for part in parts]
+            step = sum(s * m for s, m in zip(shares, means, strict=True)) / accumulate
+            whole = torch.cat([part["index"][part["weight"] > 0] for part in parts])
+            assert step.item() == pytest.approx(whole.double().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_waiting_is_timed_from_asking_to_giving(monkeypatch, shuffle):
+    class Clock:
+        now = 0.0
+
+    class Slow(Numbers):
+        def load(self, index: int, seed: int) -> Record:
+            Clock.now += 0.25
+            return super().load(index, seed)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: Clock.now)
+    of = EpochLoader(Slow(NUM), BATCH, 5, shuffle, 0, 1, 0)
+    batches = iter(of)
+    for start in (7.0, 13.0, 19.0):
+        Clock.now = start
+        next(batches)
+        assert (of.asked, of.given) == (start, start + BATCH * 0.25)
