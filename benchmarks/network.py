@@ -36,12 +36,12 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.cpu import keep_heap
+from pixelhdm.models.flops import count_flop, matmul_peak, synchronize
 from pixelhdm.models.network import Network
 from pixelhdm.models.pixelhdm import PixelHDM
 
@@ -97,43 +97,25 @@ def inputs(
     return torch.randn(batch, *args.size, 3, **make), torch.rand(batch, **make), context
 
 
-def count_flop(parser: ArgumentParser, args: Namespace, case: str, batch: int) -> int:
-    # Imported here: it brings 80 MB of torch._dynamo that must not count in a row's memory.
-    from torch.utils.flop_counter import FlopCounterMode
-
+def count(parser: ArgumentParser, args: Namespace, case: str, batch: int) -> int:
+    """FLOP of a case, counted without computing anything."""
     with torch.device("meta"):
         network = parser.instantiate(args).network
         z, t, context = inputs(network, batch, args, "meta")
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+
+        def run() -> None:
             out = network(z, t, context).output
             if case != "forward":
                 out.sum().backward()
-    return counter.get_total_flops()
+
+        return count_flop(run)
 
 
-def synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def matmul_peak(args: Namespace, onednn: bool = False) -> float:
+def measured_peak(args: Namespace, onednn: bool = False) -> float:
     """Best FLOP/s of square products."""
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    best = 0.0
-    for n in (1024, 2048) if args.device == "cpu" else (4096, 8192):
-        a, b = torch.randn(2, n, n, device=args.device).to(dtype)
-        out = torch.empty_like(a)
-        for _ in range(8):
-            synchronize(args.device)
-            start = time.perf_counter()
-            for _ in range(4):
-                if onednn:
-                    torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-                else:
-                    torch.mm(a, b, out=out)
-            synchronize(args.device)
-            best = max(best, 8 * n**3 / (time.perf_counter() - start))
-    return best
+    sides = (1024, 2048) if args.device == "cpu" else (4096, 8192)
+    return matmul_peak(torch.device(args.device), dtype, sides, onednn=onednn)
 
 
 def time_row(
@@ -141,9 +123,10 @@ def time_row(
 ) -> dict[str, Any]:
     """Run one case in this process."""
     torch.manual_seed(0)
-    if args.device == "cpu":
+    device = torch.device(args.device)
+    if device.type == "cpu":
         keep_heap()
-    network = parser.instantiate(args).network.to(args.device)
+    network = parser.instantiate(args).network.to(device)
     z, t, context = inputs(network, batch, args, args.device)
     weights, target = list(network.parameters()), torch.randn_like(z)
     training = case == "training step"
@@ -153,9 +136,7 @@ def time_row(
 
     def run() -> None:
         network.zero_grad(set_to_none=True)
-        with torch.autocast(
-            torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16"
-        ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             output = forward(z, t, context).output
         if case != "forward":
             F.mse_loss(output.float(), target).backward()
@@ -166,10 +147,10 @@ def time_row(
     seconds = []
     with torch.set_grad_enabled(case != "forward"):
         for _ in range(args.repeats + 1):
-            synchronize(args.device)
+            synchronize(device)
             start = time.perf_counter()
             run()
-            synchronize(args.device)
+            synchronize(device)
             seconds.append(time.perf_counter() - start)
     return {"seconds": seconds[1:], "memory": memory(args.device)}
 
@@ -225,9 +206,9 @@ def print_row(
 def print_table(parser: ArgumentParser, args: Namespace) -> None:
     """One row a case, batch size and, on CUDA, eager or compiled."""
     on_cpu, (height, width) = args.device == "cpu", args.size
-    peaks = {"torch.mm": matmul_peak(args)}
+    peaks = {"torch.mm": measured_peak(args)}
     if on_cpu and args.precision == "32":
-        peaks["oneDNN"] = matmul_peak(args, onednn=True)
+        peaks["oneDNN"] = measured_peak(args, onednn=True)
     print("CPU" if on_cpu else torch.cuda.get_device_name(), end="")
     print(f", {args.threads} threads, {args.precision}, {height}x{width}, {args.tokens} tokens")
     print(f"{'case':26} {'batch':>5} {'GFLOP':>8} {'best s':>8} {'median s':>8}", end="")
@@ -242,8 +223,8 @@ def print_table(parser: ArgumentParser, args: Namespace) -> None:
             else:
                 batch, result = fill(args, case, compiled)
             for name in peaks:
-                peaks[name] = max(peaks[name], matmul_peak(args, onednn=name == "oneDNN"))
-            flop = count_flop(parser, args, case, batch)
+                peaks[name] = max(peaks[name], measured_peak(args, onednn=name == "oneDNN"))
+            flop = count(parser, args, case, batch)
             print_row(case + " compiled" * compiled, batch, flop, result, peaks)
     for name, peak in peaks.items():
         print(f"peak of {name:8} {peak / 1e12:.4f} TFLOP/s")
