@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
@@ -15,7 +17,14 @@ from pixelhdm.files import TEMPORARY, replacing
 
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
-WHOLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
+WHOLE = (
+    "pytorch-lightning_version",
+    "global_step",
+    "loops",
+    "optimizer_states",
+    "callbacks",
+    "training",
+)
 RECONSTRUCTION = "reconstruction"  # part of a file that the command `ema` wrote
 EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX = "ema.", "loss.", "profiles."
 
@@ -71,7 +80,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise BadZipFile(f"wrong checksum of {damaged}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_file(path)
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(
             f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
@@ -84,6 +93,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "from PixelHDM?"
         )
     return checkpoint
+
+
+def load_file(path: str | Path) -> Any:
+    """The content of a file; states of torchao's optimizers are readable once it is imported."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "torchao" not in str(error):
+            raise
+        import_module("torchao.optim")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def first_line(error: Exception) -> str:

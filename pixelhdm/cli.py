@@ -1,10 +1,12 @@
 """The command line: LightningCLI with PixelHDM's parts, short errors and an honest ending."""
 
+import inspect
 import logging
 import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,16 @@ from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.progress import StepProgress
 from pixelhdm.callbacks.random_state import RandomState
 from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
-from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.run_record import RunRecord
+from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
 from pixelhdm.callbacks.throughput import Throughput
 from pixelhdm.callbacks.zclip import ZClip
 from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
-    checkpoints_of,
     check_new_run,
     check_resumed_run,
+    checkpoints_of,
     last_checkpoint,
     step_of,
 )
@@ -265,7 +267,7 @@ def main() -> None:
         keep_heap()
     try:
         if sys.argv[1:2] == ["ema"]:
-            auto_cli(reconstruct_ema, args=sys.argv[2:], prog="main.py ema", parser_class=Parser)
+            run_command("ema", reconstruct_ema)
             return
         PixelHDMCLI(
             PixelHDMModule,
@@ -277,6 +279,9 @@ def main() -> None:
             seed_everything_default=0,
             parser_kwargs={
                 "allow_abbrev": False,
+                "description": "Train and sample image diffusion transformers on pixels.",
+                "epilog": "Beside these: main.py ema, an average of another length from a run's "
+                "snapshots; see main.py ema --help.",
                 **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()},
             },
         )
@@ -292,6 +297,19 @@ def main() -> None:
         if rank_zero_only.rank == 0:
             print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)
         sys.exit(128 + stop.signum)
+
+
+def run_command(name: str, function: Callable[..., None]) -> None:
+    """Run a command that needs no trainer, with the arguments of `function` as its flags."""
+    auto_cli(
+        function,
+        args=sys.argv[2:],
+        as_positional=False,
+        parser_class=Parser,
+        description=inspect.getdoc(function).split("\n")[0],
+        prog=f"main.py {name}",
+        allow_abbrev=False,
+    )
 
 
 def as_list(value: Any) -> list[Any]:

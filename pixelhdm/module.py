@@ -1,6 +1,7 @@
 """The LightningModule: what is trained, one training step, one held-out step, one predict step."""
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,7 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pixelhdm.checkpoints import LOSS_PREFIX, Weights, check_fit, choose_weights, read_checkpoint
+from pixelhdm.checkpoints import (
+    LOSS_PREFIX,
+    Weights,
+    check_fit,
+    check_whole,
+    choose_weights,
+    read_checkpoint,
+)
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.pipeline import draw_images, seeded_noise
@@ -26,8 +34,8 @@ from pixelhdm.training.draws import draw
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.optim.groups import parameter_groups
-from pixelhdm.training.optim.settings import describe, keep_settings
 from pixelhdm.training.optim.schedules import ConstantSchedule, Schedule
+from pixelhdm.training.optim.settings import describe, keep_settings
 from pixelhdm.training.time_bins import TimeBins
 
 
@@ -65,7 +73,9 @@ class PixelHDMModule(LightningModule):
 
     Attributes:
         ema: the averaged copy of network and conditioner, where the EMA callback asked for one.
-        step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite decides.
+        profiles: further averages of the EMA callback, by profile.
+        step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite or ZClip
+            decides.
         image_size: height and width of the last batch of images.
     """
 
@@ -90,8 +100,11 @@ class PixelHDMModule(LightningModule):
         if loss is not None:
             loss.connect(network)
         self.ema: nn.ModuleDict | None = None
+        self.profiles: nn.ModuleDict | None = None
         self.step_skipped = False
         self.norm: Tensor | None = None
+        self.total_steps: int | None = None
+        self.resumed_schedule: str | None = None
         self.image_size: tuple[int, int] | None = None
         self.val_means: dict[str, TimeBins] = {}
         if init_from is not None:
@@ -141,9 +154,11 @@ class PixelHDMModule(LightningModule):
         """
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
+            check_whole(checkpoint, source)
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
+            self.resumed_schedule = checkpoint["training"]["schedule"]
             (state,), fresh = checkpoint["optimizer_states"], self.configure_optimizers()
-            keep_settings(checkpoint["training"], state, fresh, self.schedule)
+            keep_settings(state, checkpoint["training"]["optimizer"], fresh)
         else:
             checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
 
@@ -151,6 +166,13 @@ class PixelHDMModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self.loss.start(self.device)
+
+    def on_train_start(self) -> None:
+        total = self.trainer.estimated_stepping_batches
+        self.total_steps = None if math.isinf(total) else int(total)
+        now = describe(self.schedule, self.total_steps)
+        if self.resumed_schedule not in (None, now):
+            rank_zero_info(f"Resuming with {now} (was {self.resumed_schedule}).")
 
     def losses(
         self, batch: dict[str, Tensor], network: Network, conditioner: Conditioner
@@ -189,13 +211,11 @@ class PixelHDMModule(LightningModule):
                 self.val_means[f"{stage}/{name}"].update(value, t, batch["weight"])
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(
-            {
-                f"{name}/t_{times}" if times else name: value
-                for name, mean in self.val_means.items()
-                for times, value in mean.compute().items()
-            }
-        )
+        for name, mean in self.val_means.items():
+            stage, term = name.split("/")
+            for times, value in mean.compute().items():
+                name_t = f"{stage}_t/{term}/{times}"
+                self.log(name_t if times else name, value, sync_dist=True)
 
     # Optimizer ------------------------------------------------------------------------------------
 
@@ -211,6 +231,8 @@ class PixelHDMModule(LightningModule):
             )
         try:
             optimizer = self.optimizer(parameter_groups(self))
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"optimizer settings must be valid, got: {error}.") from error
         for group in optimizer.param_groups:
@@ -219,17 +241,20 @@ class PixelHDMModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Set and log the learning rates of this step."""
-        steps = self.trainer.max_steps
-        factor = self.schedule.factor(self.trainer.global_step, steps if steps > 0 else None)
-        rates = {}
+        factor = self.schedule.factor(self.trainer.global_step, self.total_steps)
+        rates: dict[float, str] = {}
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-            rates.setdefault(group["lr"], f"train/lr_{group['role']}" if rates else "train/lr")
+            name = f"train/lr_{group['role']}" if rates else "train/lr"
+            rates.setdefault(float(group["lr"]), name)
         self.log_dict({name: rate for rate, name in rates.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
-        checkpoint["training"] = describe(optimizer, self.schedule)
+        checkpoint["training"] = {
+            "optimizer": type(optimizer).__name__,
+            "schedule": describe(self.schedule, self.total_steps),
+        }
 
     # Gradients ------------------------------------------------------------------------------------
 

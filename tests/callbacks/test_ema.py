@@ -10,6 +10,7 @@ from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule
+from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.stubs import Numbers, tiny_network
 
@@ -128,7 +129,8 @@ def test_average_is_float32_and_fine_beside_bfloat16_weights():
 def test_training_with_bfloat16_weights_is_refused(tmp_path):
     """Lightning would turn the average to bfloat16 too, after the callbacks' setup."""
     module = new_module()
-    module.loss, module.optimizer = VelocityLoss(), lambda parts: torch.optim.SGD(parts, lr=0.1)
+    module.loss = TripleLoss(VelocityLoss())
+    module.optimizer = lambda parts: torch.optim.SGD(parts, lr=0.1)
     trainer = Trainer(
         accelerator="cpu",
         precision="bf16-true",

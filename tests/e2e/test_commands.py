@@ -1,6 +1,8 @@
 """fit, validate and predict as a user runs them."""
 
+import functools
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -12,7 +14,10 @@ from PIL import Image
 
 from pixelhdm import cli
 from pixelhdm.data.digits import Digits
+from pixelhdm.models.encoders.dino import DINOv3
+from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, finish, start
+from tests.tiny_dino import save_dinov3
 
 LAST = "--ckpt_path=runs/quickstart/checkpoints/step_00000008.ckpt"
 
@@ -87,15 +92,15 @@ def test_predict_flags_and_metadata(run):
 def test_predict_builds_nothing_of_training(run, monkeypatch):
     """No data source, loss or optimizer is made, and the data need not exist."""
     run("fit", *QUICKSTART)
-    monkeypatch.setattr(
-        Digits, "__init__", lambda *_, **__: pytest.fail("a training source was built")
-    )
-    run(
-        "predict",
-        *QUICKSTART,
-        LAST,
-        "--model.loss.class_path=pixelhdm.training.losses.velocity.VelocityLoss",
-    )
+    for part in (Digits, VelocityLoss, DINOv3):
+
+        @functools.wraps(part.__init__)
+        def refuse(*_: object, **__: object) -> None:
+            pytest.fail("a part of training was built")
+
+        monkeypatch.setattr(part, "__init__", refuse)
+    teacher = "--model.loss.init_args.repa={class_path: RepaLoss, init_args: {teacher: DINOv3}}"
+    run("predict", *QUICKSTART, LAST, teacher)
 
 
 def test_average_and_raw_weights_draw_differently_and_image_does_not_depend_on_the_batch(run):
@@ -282,15 +287,17 @@ CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))
     "config", [c for c in CONFIGS if c.name != "base.yaml"], ids=lambda c: c.stem
 )
 def test_every_shipped_config_trains_and_draws_tiny(run, config):
-    base = ["-c", config.parent / "base.yaml"] if "base.yaml" in config.read_text() else []
-    flags = [
-        *base,
-        "-c",
-        config,
-        "-c",
-        ROOT / "tests/offline.yaml",
-        "--trainer.default_root_dir=run",
-    ]
+    """With the files that the command in its head comment names, all losses included."""
+    command = next(line for line in config.read_text().splitlines() if "main.py fit" in line)
+    files = [ROOT / name for name in re.findall(r"-c (\S+)", command)]
+    assert files[-1] == config
+    flags = [word for file in (*files, ROOT / "tests/offline.yaml") for word in ("-c", file)]
+    text = "".join(file.read_text() for file in files)
+    if "RepaLoss" in text and "repa: null" not in text:
+        teacher = save_dinov3(Path("dinov3"))
+        repa = "--model.loss.init_args.repa.init_args.teacher.init_args"
+        flags += [f"{repa}.source={teacher.source}", f"{repa}.dim={teacher.dim}"]
+    flags += ["--trainer.default_root_dir=run"]
     run("fit", *flags)
     run("predict", *flags, "--ckpt_path=last")
     assert list(Path("run/predict").glob("*/grid.png"))

@@ -1,4 +1,4 @@
-"""Settings of optimizer and schedule when a run is resumed: the config's win."""
+"""Settings of optimizer and schedule when a run is resumed: those of the config win."""
 
 from typing import Any
 
@@ -11,42 +11,37 @@ from pixelhdm.training.optim.schedules import Schedule
 OWN = ("params", "lr")  # of the optimizer that is resumed; lr follows from initial_lr
 
 
-def describe(optimizer: Optimizer, schedule: Schedule) -> dict[str, str]:
-    """What a checkpoint tells of them beside the optimizer's state."""
-    return {"optimizer": type(optimizer).__name__, "schedule": repr(schedule)}
+def describe(schedule: Schedule, total_steps: int | None) -> str:
+    """A schedule in words."""
+    run = "a run without end" if total_steps is None else f"a run of {total_steps} steps"
+    return f"{schedule!r} over {run}"
 
 
-def keep_settings(
-    saved: dict[str, str], state: dict[str, Any], fresh: Optimizer, schedule: Schedule
-) -> None:
+def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> None:
     """Put the config's learning rate and other settings into a saved optimizer state.
 
     A saved state carries the settings of its own run, which would silently replace those that the
     resumed run was given.
 
     Args:
-        saved: what `describe` gave when the state was saved.
-        state: the saved state of the optimizer, changed in place.
+        state: the saved state, changed in place.
+        saved_class: name of the class of the optimizer that it belongs to.
         fresh: the optimizer as the config asks for it.
-        schedule: the schedule as the config asks for it.
 
     Raises:
         UserError: the state belongs to another optimizer.
     """
-    given = describe(fresh, schedule)
-    if saved["optimizer"] != given["optimizer"]:
+    name = type(fresh).__name__
+    if saved_class != name:
         raise UserError(
-            f"a resumed run must keep its optimizer {saved['optimizer']}, got "
-            f"{given['optimizer']}. Restore it, or start a new run from the weights with "
-            "--model.init_from."
+            f"a resumed run must keep its optimizer {saved_class}, got {name}. Restore it, or "
+            "start a new run from the weights with --model.init_from."
         )
-    if saved["schedule"] != given["schedule"]:
-        rank_zero_info(f"Resuming with {given['schedule']} (was {saved['schedule']}).")
     for old, new in zip(state["param_groups"], fresh.param_groups, strict=True):
         for key, value in new.items():
             if key not in OWN and old.get(key) != value:
-                name = "lr" if key == "initial_lr" else key
+                shown = "lr" if key == "initial_lr" else key
                 rank_zero_info(
-                    f"Resuming with {name}={value} (was {old.get(key)}) for {new['role']} weights."
+                    f"Resuming with {shown}={value} (was {old.get(key)}) for {new['role']} weights."
                 )
                 old[key] = value
