@@ -85,17 +85,17 @@ class PixelHDMDataModule(LightningDataModule):
             )
         self.loader = None
 
-    def build_loader(self, name: str, shuffle: bool) -> EpochLoader:
+    def build_loader(self, name: str, seed: int, shuffle: bool) -> EpochLoader:
         """The loader of a source for this process."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
         source = self.sources[name]
         accumulate = self.trainer.accumulate_grad_batches
         return EpochLoader(
-            source, self.batch_size, self.seed, shuffle, rank, world, self.num_threads, accumulate
+            source, self.batch_size, seed, shuffle, rank, world, self.num_threads, accumulate
         )
 
     def train_dataloader(self) -> EpochLoader:
-        earlier, self.loader = self.loader, self.build_loader("train", shuffle=True)
+        earlier, self.loader = self.loader, self.build_loader("train", self.seed, shuffle=True)
         if earlier is not None:
             self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
         if self.restored is not None:
@@ -105,7 +105,10 @@ class PixelHDMDataModule(LightningDataModule):
         return self.loader
 
     def val_dataloader(self) -> EpochLoader | list:
-        return [] if self.sources["val"] is None else self.build_loader("val", shuffle=False)
+        """Held-out images with the same noise in every run, whatever its seed."""
+        if self.sources["val"] is None:
+            return []
+        return self.build_loader("val", seed=0, shuffle=False)
 
     def predict_dataloader(self) -> DrawLoader:
         return DrawLoader(

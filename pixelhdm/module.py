@@ -127,11 +127,14 @@ class PixelHDMModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Take the weights of a checkpoint, nothing else of it.
 
+        What a loss term has trained, such as a projector, starts anew where it is not there.
+
         Raises:
             UserError: it is missing, torn or does not fit.
         """
-        checkpoint = read_checkpoint(path)
-        state = self.fitting_state(checkpoint["state_dict"], path)
+        checkpoint, own = read_checkpoint(path), self.state_dict()
+        new = {key: value for key, value in own.items() if key.startswith(LOSS_PREFIX)}
+        state = self.fitting_state(new | checkpoint["state_dict"], path)
         self.load_state_dict(state)
         rank_zero_info(
             f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from "
@@ -139,13 +142,16 @@ class PixelHDMModule(LightningModule):
         )
 
     def fitting_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The chosen weights of a training checkpoint, checked against this module."""
-        chosen = choose_weights(state, self.weights, source)
-        if self.loss is None:
-            chosen = {
-                key: value for key, value in chosen.items() if not key.startswith(LOSS_PREFIX)
-            }
-        check_fit(self.state_dict(), chosen, source)
+        """The chosen weights of a training checkpoint, checked against this module; those of loss
+        terms that it does not have are left out.
+        """
+        own = self.state_dict()
+        chosen = {
+            key: value
+            for key, value in choose_weights(state, self.weights, source).items()
+            if key in own or not key.startswith(LOSS_PREFIX)
+        }
+        check_fit(own, chosen, source)
         return chosen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,9 +201,8 @@ class PixelHDMModule(LightningModule):
         values, _ = self.losses(batch, self.network, self.conditioner)
         weight = batch["weight"] / mean_total(batch["weight"])
         means = {name: (weight * value).sum() for name, value in values.items()}
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in means.items()}, sync_dist=True
-        )
+        shown = self.trainer.strategy.reduce(torch.stack(list(means.values())).detach())
+        self.log_dict({f"train/{name}": value for name, value in zip(means, shown, strict=True)})
         return batch["share"][0] * means["total"]
 
     def on_validation_start(self) -> None:

@@ -8,9 +8,11 @@ from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule, mean_total
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.frequency import FrequencyLoss
+from pixelhdm.training.losses.repa import RepaLoss
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.stubs import perturb, randn, tiny_network
+from tests.tiny_dino import PatchMeans
 
 
 def new_module(null_prob: float = 0.1, **rest) -> PixelHDMModule:
@@ -154,3 +156,20 @@ def test_a_batch_can_be_overfitted():
         value.backward()
         optimizer.step()
     assert value.item() < 0.2 * first
+
+
+def test_init_from_leaves_out_and_starts_anew_what_belongs_to_a_loss_alone(tmp_path):
+    """A stage without the teacher may follow one with it, and the reverse."""
+    with_repa = new_module(weights="raw")
+    with_repa.loss = TripleLoss(VelocityLoss(), repa=RepaLoss(PatchMeans()))
+    with_repa.loss.connect(with_repa.network)
+    plain = new_module(weights="raw")
+    for name, trained in (("with", with_repa), ("without", plain)):
+        torch.save({"state_dict": trained.state_dict()}, tmp_path / f"{name}.ckpt")
+    plain.load_weights(str(tmp_path / "with.ckpt"))
+    assert torch.equal(plain.network.final.weight, with_repa.network.final.weight)
+    before = {key: value.clone() for key, value in with_repa.loss.state_dict().items()}
+    with_repa.load_weights(str(tmp_path / "without.ckpt"))
+    assert all(
+        torch.equal(value, before[key]) for key, value in with_repa.loss.state_dict().items()
+    )

@@ -104,7 +104,7 @@ def test_wrong_values_are_named_with_the_rule(error, flag, words):
         ("--model.network.class_path=shutil.rmtree", "shutil.rmtree' is not allowed"),
         ("--model.network=os.system", "os.system"),
         ("--model.network=NoSuchNetwork", "NoSuchNetwork"),
-        ("--model.loss=torch.nn.MSELoss", "not correspond to a subclass of Loss"),
+        ("--model.loss=torch.nn.MSELoss", "not correspond to a subclass of TripleLoss"),
         ("--model.optimizer.class_path=torch.optim.AdamWW", "no attribute 'AdamWW'"),
     ],
 )

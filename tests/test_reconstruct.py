@@ -46,7 +46,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = walk(STEPS)
     state = raw | {"loss.d": randn(3)} | {f"ema.{key}": value * 0 for key, value in raw.items()}
     state |= {f"profiles.0_05.{key}": value for key, value in raw.items()}
-    parts = {"loops": {}, "callbacks": {}, "optimizer_states": [{}]}
+    parts = {"loops": {}, "callbacks": {}, "optimizer_states": [{}], "training": {}}
     AtomicCheckpointIO().save_checkpoint(
         {"state_dict": state, "global_step": STEPS, "pytorch-lightning_version": "2.6.0", **parts},
         folder / "checkpoints/step_00000480.ckpt",

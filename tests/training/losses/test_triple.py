@@ -32,12 +32,6 @@ def given(num: int = 3, size: int = 8) -> tuple[Prediction, FlowSample]:
     return Prediction(randn(num, size, size, 3, seed=4), randn(num, 4, 6, seed=5)), sample
 
 
-def test_velocity_is_the_mean_square_of_each_image():
-    prediction, sample = given()
-    expected = ((prediction.output - sample.v) ** 2).mean((1, 2, 3))
-    torch.testing.assert_close(VelocityLoss()(prediction, sample), expected)
-
-
 def test_total_is_the_weighted_sum_and_the_terms_are_without_weight():
     prediction, sample = given()
     loss = TripleLoss(VelocityLoss(2.0), FrequencyLoss(0.25), extra=[Bias(0.5)])
