@@ -1,5 +1,6 @@
 """DINO teachers."""
 
+from pathlib import Path
 from typing import Literal
 
 from torch import nn
@@ -21,6 +22,12 @@ class Dino(Teacher):
         self.source, self.library = source, library
 
     def read(self) -> nn.Module:
+        is_path = self.source.startswith((".", "/", "~")) or self.source.count("/") > 1
+        if is_path and not Path(self.source).is_dir():
+            raise UserError(
+                f"source of a teacher must be a folder with config.json and model.safetensors, or "
+                f"a name to download, got {self.source}, which does not exist."
+            )
         try:
             network = (TimmViT if self.library == "timm" else TransformersViT)(self.source)
         except Exception as error:  # an offline Hub or a damaged file can fail in any way

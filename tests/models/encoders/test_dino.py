@@ -170,7 +170,6 @@ def test_damaged_folders_are_named(copied, file, damage):
     [
         DINOv3(),
         DINOv2(),
-        DINOv3("no/such/folder"),
         DINOv3("vit_small_patch16_dinov3.lvd1689m", 384, "timm"),
         DINOv3("vit_small_patch16_dinov9", 384, "timm"),
     ],
@@ -180,6 +179,11 @@ def test_names_that_cannot_be_downloaded_say_what_to_do(teacher):
     error = error_of(teacher)
     assert f"teacher {teacher.source} must be readable by {teacher.library}" in error
     assert "licence accepted on its Hub page and a login" in error
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "./nothing", "/nothing", "~/nothing"])
+def test_a_missing_folder_is_named(source):
+    assert f"got {source}, which does not exist" in error_of(DINOv3(source))
 
 
 def test_what_is_not_the_teacher_asked_for_is_refused(teachers):
