@@ -1,5 +1,6 @@
 """The real command line, in this process or in its own."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pixelhdm import cli
+from pixelhdm.models.encoders.dino import DINOv3
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = [
@@ -18,6 +20,11 @@ QUICKSTART = [
     "-c",
     str(ROOT / "tests/offline.yaml"),
 ]
+QUICK = [
+    *QUICKSTART,
+    "--trainer.limit_val_batches=0",
+    "--sample_images.every_n_steps=0",
+]  # training alone
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +46,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
     return call
 
 
-def start(*arguments: object, processes: int = 1) -> subprocess.Popen:
-    """Start the command line in its own process or processes."""
+def start(
+    *arguments: object, processes: int = 1, folder: str | Path | None = None
+) -> subprocess.Popen:
+    """Start the command line in its own process or processes, in `folder` or the current one."""
     launcher = (
         []
         if processes == 1
@@ -53,7 +62,12 @@ def start(*arguments: object, processes: int = 1) -> subprocess.Popen:
     }
     command = [sys.executable, *launcher, str(ROOT / "main.py"), *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=folder,
     )
 
 
@@ -62,6 +76,20 @@ def finish(process: subprocess.Popen, code: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == code, output
     return output
+
+
+def with_repa(teacher: DINOv3, projector: str = "conv") -> str:
+    """The flag that adds REPA with a saved teacher; "conv" is the smaller projector."""
+    files = f"{{class_path: DINOv3, init_args: {{source: {teacher.source}, dim: {teacher.dim}}}}}"
+    settings = f"{{projector: {projector}, teacher: {files}}}"
+    return f"--model.loss.init_args.repa={{class_path: RepaLoss, init_args: {settings}}}"
+
+
+def logged(folder: str | Path, name: str) -> list[float]:
+    """The values of a number in a run's metrics.csv, those of a resumed run after the first's."""
+    files = sorted(Path(folder).glob("logs/version_*/metrics.csv"))
+    rows = [row for file in files for row in csv.DictReader(file.open(encoding="utf-8"))]
+    return [float(row[name]) for row in rows if row.get(name)]
 
 
 def checkpoint(folder: str | Path, step: int) -> dict:
