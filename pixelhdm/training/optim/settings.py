@@ -37,11 +37,12 @@ def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> 
             f"a resumed run must keep its optimizer {saved_class}, got {name}. Restore it, or "
             "start a new run from the weights with --model.init_from."
         )
+    changes = {}  # several groups may have one role
     for old, new in zip(state["param_groups"], fresh.param_groups, strict=True):
         for key, value in new.items():
             if key not in OWN and old.get(key) != value:
                 shown = "lr" if key == "initial_lr" else key
-                rank_zero_info(
-                    f"Resuming with {shown}={value} (was {old.get(key)}) for {new['role']} weights."
-                )
+                changes[f"{shown}={value} (was {old.get(key)}) for {new['role']} weights"] = None
                 old[key] = value
+    for change in changes:
+        rank_zero_info(f"Resuming with {change}.")
