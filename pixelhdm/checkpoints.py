@@ -17,14 +17,8 @@ from pixelhdm.files import TEMPORARY, replacing
 
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
-WHOLE = (
-    "pytorch-lightning_version",
-    "global_step",
-    "loops",
-    "optimizer_states",
-    "callbacks",
-    "training",
-)
+LOADABLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
+WHOLE = (*LOADABLE, "training")
 RECONSTRUCTION = "reconstruction"  # part of a file that the command `ema` wrote
 EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX = "ema.", "loss.", "profiles."
 
@@ -50,13 +44,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
         if RECONSTRUCTION not in checkpoint:
-            check_whole(checkpoint, path)
+            check_parts(checkpoint, path, LOADABLE)
         return checkpoint
 
 
 def check_whole(checkpoint: Mapping[str, Any], source: str | Path) -> None:
     """Raise a UserError if a run could not go on from this checkpoint."""
-    lacking = [part for part in WHOLE if part not in checkpoint]
+    check_parts(checkpoint, source, WHOLE)
+
+
+def check_parts(checkpoint: Mapping[str, Any], source: str | Path, parts: tuple[str, ...]) -> None:
+    """Raise a UserError if a part is not there."""
+    lacking = [part for part in parts if part not in checkpoint]
     if lacking:
         raise UserError(
             f"checkpoint {source} must be a whole one of a run, got one without "

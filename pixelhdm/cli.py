@@ -54,7 +54,7 @@ from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
-from pixelhdm.parser import Parser
+from pixelhdm.parser import Parser, build_error
 from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -233,11 +233,14 @@ class PixelHDMCLI(LightningCLI):
             return f"{text} Set --data.batch_size={max(1, batch // 2)}."
         parts = 2 * config.trainer.accumulate_grad_batches
         kept = checkpoints_of(config.trainer.default_root_dir or ".")
+        saved = "Nothing was saved yet."
+        if kept:
+            name = max(kept, key=step_of).name
+            saved = f"{name} is intact; the first two may be set when resuming it."
         return (
             f"{text} What helps most: --model.network.grad_checkpoint=all, "
             f"--data.batch_size={max(1, batch // 2)} --trainer.accumulate_grad_batches={parts}, "
-            "or an optimizer with 8-bit states (README, Optimizers). "
-            + (f"{max(kept, key=step_of).name} is intact." if kept else "Nothing was saved yet.")
+            f"or an optimizer with 8-bit states (README, Optimizers). {saved}"
         )
 
     def after_fit(self) -> None:
@@ -287,6 +290,11 @@ def main() -> None:
         )
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
+    except ValueError as error:
+        reason = build_error(error)
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}")
     except OSError as error:
         if error.filename is None:
             raise

@@ -17,7 +17,7 @@ class PixelHDMDataModule(LightningDataModule):
     """Training and held-out images, and the list of images to draw.
 
     Its state is the position in the data: a resumed run goes on with the next batch, on the same
-    number of images per step whatever the number of processes.
+    number of images per optimizer step, whatever processes and accumulated batches share them.
 
     Args:
         image_size: side of the square training images in pixels.
@@ -60,6 +60,11 @@ class PixelHDMDataModule(LightningDataModule):
         """Height and width of the images to draw."""
         return self.draw.height or self.image_size, self.draw.width or self.image_size
 
+    @property
+    def global_batch(self) -> int:
+        """Images of a batch, over all processes."""
+        return self.batch_size * self.trainer.world_size
+
     def used(self, stage: str) -> list[ImageSource]:
         """The sources that a stage needs."""
         names = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ())
@@ -100,7 +105,8 @@ class PixelHDMDataModule(LightningDataModule):
             self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
         if self.restored is not None:
             self.check_restored(self.restored)
-            self.loader.epoch, self.loader.step = self.restored["epoch"], self.restored["step"]
+            self.loader.epoch = self.restored["epoch"]
+            self.loader.step = self.regrouped(self.restored, self.restored["step"])
             self.restored = None
         return self.loader
 
@@ -134,17 +140,38 @@ class PixelHDMDataModule(LightningDataModule):
         """Position (epoch, steps given out) and what it belongs to; equal on all processes."""
         if self.loader is None:
             return {}
-        return {"epoch": self.loader.epoch, "step": self.loader.step, **self.identity()}
+        return {
+            "epoch": self.loader.epoch,
+            "step": self.loader.step,
+            "images per batch": self.loader.global_batch,
+            **self.identity(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict or None
+
+    def regrouped(self, state: dict[str, Any], batches: int) -> int:
+        """As many batches of this run as hold the images of some batches of the saved run."""
+        return -(-batches * state["images per batch"] // self.global_batch)
+
+    def regroup(self, checkpoint: dict[str, Any]) -> None:
+        """Count a checkpoint's batches in those of this run, which may be others of a step's."""
+        state = checkpoint[type(self).__qualname__]
+        if state["images per batch"] == self.global_batch:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            open_batches = counts["ready"] - counts["completed"]
+            done = self.regrouped(state, counts["ready"])
+            counts |= dict.fromkeys(("ready", "started", "processed"), done)
+            counts["completed"] = done - open_batches
 
     def identity(self) -> dict[str, Any]:
         """What a position is only valid for."""
         return {
             "data": self.loader.source.fingerprint(),
             "seed": self.seed,
-            "images per step over all processes": self.loader.global_batch,
+            "images per optimizer step": self.loader.global_batch * self.loader.accumulate,
         }
 
     def check_restored(self, state: dict[str, Any]) -> None:

@@ -76,7 +76,8 @@ class PixelHDMModule(LightningModule):
         profiles: further averages of the EMA callback, by profile.
         step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite or ZClip
             decides.
-        image_size: height and width of the last batch of images.
+        image_size: height and width of the last images, trained on or drawn.
+        step_losses: losses of the batches since the last optimizer step, summed up.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class PixelHDMModule(LightningModule):
         self.profiles: nn.ModuleDict | None = None
         self.step_skipped = False
         self.norm: Tensor | None = None
+        self.step_losses: dict[str, Tensor] = {}
         self.total_steps: int | None = None
         self.resumed_schedule: str | None = None
         self.image_size: tuple[int, int] | None = None
@@ -161,6 +163,7 @@ class PixelHDMModule(LightningModule):
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_whole(checkpoint, source)
+            self.trainer.datamodule.regroup(checkpoint)
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
             self.resumed_schedule = checkpoint["training"]["schedule"]
             (state,), fresh = checkpoint["optimizer_states"], self.configure_optimizers()
@@ -176,9 +179,10 @@ class PixelHDMModule(LightningModule):
     def on_train_start(self) -> None:
         total = self.trainer.estimated_stepping_batches
         self.total_steps = None if math.isinf(total) else int(total)
-        now = describe(self.schedule, self.total_steps)
-        if self.resumed_schedule not in (None, now):
-            rank_zero_info(f"Resuming with {now} (was {self.resumed_schedule}).")
+        if self.resumed_schedule is not None:
+            now = describe(self.schedule, self.total_steps)
+            was = "" if self.resumed_schedule == now else f" (was {self.resumed_schedule})"
+            rank_zero_info(f"Resuming with {now}{was}.")
 
     def losses(
         self, batch: dict[str, Tensor], network: Network, conditioner: Conditioner
@@ -199,11 +203,15 @@ class PixelHDMModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         values, _ = self.losses(batch, self.network, self.conditioner)
-        weight = batch["weight"] / mean_total(batch["weight"])
-        means = {name: (weight * value).sum() for name, value in values.items()}
-        shown = self.trainer.strategy.reduce(torch.stack(list(means.values())).detach())
-        self.log_dict({f"train/{name}": value for name, value in zip(means, shown, strict=True)})
-        return batch["share"][0] * means["total"]
+        weight = batch["weight"] / mean_total(batch["weight"]) * batch["share"]
+        means = {
+            name: torch.where(weight > 0, weight * value, 0.0).sum()
+            for name, value in values.items()
+        }
+        for name, value in means.items():
+            part = value.detach() / self.trainer.accumulate_grad_batches
+            self.step_losses[name] = self.step_losses.get(name, 0.0) + part
+        return means["total"]
 
     def on_validation_start(self) -> None:
         self.val_means = defaultdict(lambda: TimeBins().to(self.device))
@@ -217,7 +225,7 @@ class PixelHDMModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         for name, mean in self.val_means.items():
-            stage, term = name.split("/")
+            stage, term = name.split("/", maxsplit=1)
             for times, value in mean.compute().items():
                 name_t = f"{stage}_t/{term}/{times}"
                 self.log(name_t if times else name, value, sync_dist=True)
@@ -245,7 +253,7 @@ class PixelHDMModule(LightningModule):
         return optimizer
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Set and log the learning rates of this step."""
+        """Set the learning rates of this step; log them and its losses."""
         factor = self.schedule.factor(self.trainer.global_step, self.total_steps)
         rates: dict[float, str] = {}
         for group in optimizer.param_groups:
@@ -253,6 +261,18 @@ class PixelHDMModule(LightningModule):
             name = f"train/lr_{group['role']}" if rates else "train/lr"
             rates.setdefault(float(group["lr"]), name)
         self.log_dict({name: rate for rate, name in rates.items()})
+        self.log_losses()
+
+    def log_losses(self) -> None:
+        """Log the losses of a step, of all its batches and processes."""
+        own, self.step_losses = self.step_losses, {}
+        if not own:  # a training_step of a subclass
+            return
+        means = self.trainer.strategy.reduce(torch.stack(list(own.values())))
+        self.log_dict({f"train/{name}": mean for name, mean in zip(own, means, strict=True)})
+        for name in self.loss.terms.keys() - own.keys():
+            # Lightning would log a stopped term's last value to the end of the epoch.
+            self.trainer._results.pop(f"on_before_optimizer_step.train/{name}", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -306,6 +326,7 @@ class PixelHDMModule(LightningModule):
         """Draw one image per condition and seed; the same ones at any batch size."""
         network, conditioner = self.drawing_parts(weights)
         network.check_size(height, width)
+        self.image_size = height, width
         conditioner.check(condition.cpu())
         noise = seeded_noise(seed, height, width).to(self.device)
         images = draw_images(

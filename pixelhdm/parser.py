@@ -58,6 +58,19 @@ class Parser(LightningArgumentParser):
         return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
+def build_error(error: ValueError) -> UserError | None:
+    """What was wrong when jsonargparse could not build an optional part, if it was that.
+
+    It wraps what the part's constructor raised into one error for each type that it tried.
+    """
+    if "Does not validate against any" not in str(error):
+        return None
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or UserError(one_sentence(str(error)))
+
+
 def one_sentence(message: str) -> str:
     """The informative lines of a jsonargparse error in one line, the whole key first."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
@@ -68,6 +81,8 @@ def one_sentence(message: str) -> str:
     text = "; ".join(WRAPPING.sub("", reason).rstrip(".: ") for reason in dict.fromkeys(telling))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")
-    if given and "value:" not in text and "NestedArg" not in given:
+    if missing := re.search(r"No module named '(\w+)'", text):
+        text += f"; pip install {missing[1]} may help"
+    elif given and not re.search("value:|required:", text) and "NestedArg" not in given:
         text += f", got {given.removeprefix('Given value:').strip()}"
     return f"{'.'.join(keys)}: {text}." if keys else f"{text}."

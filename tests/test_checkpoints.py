@@ -205,5 +205,7 @@ def test_a_reconstruction_is_loaded_and_no_run_goes_on_from_it(tmp_path):
     content = {"state_dict": STATE, "global_step": 1, "pytorch-lightning_version": "2.6.0"}
     AtomicCheckpointIO().save_checkpoint(content | {"reconstruction": {}}, tmp_path / "x.ckpt")
     loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"got one without loops, optimizer_states, callbacks, training\."):
+    with pytest.raises(
+        UserError, match=r"got one without loops, optimizer_states, callbacks, training\."
+    ):
         check_whole(loaded, "x.ckpt")

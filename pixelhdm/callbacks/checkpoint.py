@@ -26,7 +26,7 @@ class RunCheckpoint(Checkpoint):
     """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt.
 
     Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops
-    at once).
+    at once). Where a step is skipped, the next good one is saved in its place.
 
     Args:
         every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
@@ -37,7 +37,7 @@ class RunCheckpoint(Checkpoint):
     def __init__(self, every_n_steps: int = 1000, keep: int = 1):
         check_at_least(0, every_n_steps=every_n_steps, keep=keep)
         self.every_n_steps, self.keep = every_n_steps, keep
-        self.started, self.seen = 0, 0
+        self.started, self.seen, self.good = 0, 0, 0
         self.signum: int | None = None
         self.latest: Path | None = None
         self.doubtful, self.is_rank_zero = False, True
@@ -48,7 +48,7 @@ class RunCheckpoint(Checkpoint):
             remove_leftovers(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = self.seen = trainer.global_step
+        self.started = self.seen = self.good = trainer.global_step
         self.is_rank_zero = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             self.handlers = {
@@ -69,20 +69,24 @@ class RunCheckpoint(Checkpoint):
         if step == self.seen:
             return
         self.seen = step
-        if self.doubtful and not pl_module.step_skipped:
-            self.prune(trainer)
         stop = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
-        due = self.every_n_steps and step % self.every_n_steps == 0
-        if stop or ((due or self.is_last(trainer)) and not pl_module.step_skipped):
+        due = stop
+        if not pl_module.step_skipped:
+            every, self.good, before = self.every_n_steps, step, self.good
+            due = due or self.is_last(trainer) or (every and step // every > before // every)
+            if self.doubtful:
+                self.prune(trainer)
+        if due:
             self.save(trainer)
         if stop:
             raise Interrupted(self.signum or signal.SIGTERM)
 
     def on_train_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
-        if trainer.global_step > self.started and not pl_module.step_skipped:
+        if trainer.global_step > self.started:
             if self.latest != self.file(trainer):
                 self.save(trainer)
-            self.prune(trainer)
+            if not pl_module.step_skipped:
+                self.prune(trainer)
 
     def is_last(self, trainer: Trainer) -> bool:
         """Whether this step is known to be the run's last; an end by validation is not known."""

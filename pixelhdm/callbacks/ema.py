@@ -97,8 +97,10 @@ class EMA(Callback):
         weights = [weight.float() for weight in weights]
         torch._foreach_lerp_(averages, weights, 1 - decay)
         if self.sigma_rel:
+            before = self.averaged
             self.update_profiles(pl_module, weights)
-            if self.seen % self.every_n_steps == 0:
+            # Also the first good step after a skipped one that was due.
+            if self.seen // self.every_n_steps > before // self.every_n_steps:
                 self.store(trainer, pl_module)
 
     def update_profiles(self, pl_module: PixelHDMModule, weights: list[torch.Tensor]) -> None:

@@ -36,6 +36,8 @@ PACKAGES = (
     "scikit-learn",
     "tensorboard",
     "wandb",
+    "bitsandbytes",
+    "torchao",
 )
 
 

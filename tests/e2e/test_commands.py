@@ -280,6 +280,25 @@ def test_diverged_run_keeps_its_last_good_checkpoint(run):
     ]
 
 
+@pytest.mark.parametrize(("bad", "saved"), [(4, [5, 8]), (8, [4, 8])])
+def test_a_skipped_step_does_not_cost_its_checkpoint(run, monkeypatch, bad, saved):
+    """The next good step is saved in its place; at the end of a run its unchanged weights are."""
+    forward, steps = VelocityLoss.forward, []
+
+    def broken(self: VelocityLoss, *given: object) -> torch.Tensor:
+        steps.extend([1] * torch.is_grad_enabled())
+        value = forward(self, *given)
+        return value * torch.nan if len(steps) == bad and torch.is_grad_enabled() else value
+
+    monkeypatch.setattr(VelocityLoss, "forward", broken)
+    output = run("fit", *QUICKSTART)
+    assert "Training ended at step 8" in output
+    files = sorted(Path("runs/quickstart/checkpoints").iterdir())
+    assert [int(file.stem.removeprefix("step_")) for file in files] == saved
+    state = checkpoint("runs/quickstart", 8)["state_dict"].values()
+    assert all(value.isfinite().all() for value in state)
+
+
 CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, differences, finish, start
 
@@ -127,8 +128,27 @@ def test_epoch_end_and_accumulation_resume_exactly():
 
 def test_changed_batch_size_is_refused_on_resume(run):
     run("fit", *QUICKSTART)
-    with pytest.raises(SystemExit, match=r"images per step .* got 4 where the checkpoint has 8"):
-        run("fit", *QUICKSTART, "--data.batch_size=4", "--trainer.max_steps=10", "--ckpt_path=last")
+    more = ["--trainer.max_steps=10", "--ckpt_path=last"]
+    for flag, images in (("--data.batch_size=4", 4), ("--trainer.accumulate_grad_batches=2", 16)):
+        words = f"images per optimizer step, got {images} where the checkpoint has 8"
+        with pytest.raises(SystemExit, match=words):
+            run("fit", *QUICKSTART, flag, *more)
+
+
+@pytest.mark.parametrize("step", [4, 5, 7])  # in an epoch of 5 steps, at its end, in the next
+def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run, step):
+    """As advised where memory does not suffice; each image still comes once an epoch."""
+    flags = [*QUICKSTART, "--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    flags += ["--trainer.val_check_interval=50", "--checkpoint.every_n_steps=1"]
+    run("fit", *flags, "--data.batch_size=360", "--trainer.max_steps=10")
+    file = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
+    flags += ["--data.batch_size=120", "--trainer.accumulate_grad_batches=3", file]
+    run("fit", *flags, "--trainer.max_steps=10", "--trainer.default_root_dir=thirds")
+    whole, thirds = (checkpoint(folder, 10) for folder in ("runs/quickstart", "thirds"))
+    for key, value in whole["state_dict"].items():
+        torch.testing.assert_close(thirds["state_dict"][key], value, rtol=1e-4, atol=1e-5)
+    assert thirds["PixelHDMDataModule"]["epoch"] == whole["PixelHDMDataModule"]["epoch"]
+    assert thirds["epoch"] == whole["epoch"]
 
 
 def test_settings_of_the_command_line_win_on_resume(run):

@@ -19,10 +19,12 @@ class Dino(Teacher):
 
     def __init__(self, source: str, dim: int, patch_size: int, library: Library):
         super().__init__(dim, patch_size)
+        if source.startswith("~"):
+            source = str(Path(source).expanduser())
         self.source, self.library = source, library
 
     def read(self) -> nn.Module:
-        is_path = self.source.startswith((".", "/", "~")) or self.source.count("/") > 1
+        is_path = self.source.startswith((".", "/")) or self.source.count("/") > 1
         if is_path and not Path(self.source).is_dir():
             raise UserError(
                 f"source of a teacher must be a folder with config.json and model.safetensors, or "
@@ -33,10 +35,9 @@ class Dino(Teacher):
         except Exception as error:  # an offline Hub or a damaged file can fail in any way
             reason = " ".join(str(error).split()).split(". ")[0][:200]
             raise UserError(
-                f"teacher {self.source} must be readable by {self.library}, got "
-                f"{type(error).__name__}: {reason.rstrip('.!')}. Give as source a folder with "
-                "config.json and model.safetensors, or a name to download; DINOv3 also needs its "
-                "licence accepted on its Hub page and a login."
+                f"teacher {self.source} must be readable by {self.library}, from a folder with its "
+                "config.json and model.safetensors or from the Hub, where DINOv3 also needs its "
+                f"licence accepted and a login, got {type(error).__name__}: {reason.rstrip('.!')}."
             ) from error
         if self.kind not in network.kind:
             raise UserError(

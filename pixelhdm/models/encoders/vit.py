@@ -22,7 +22,9 @@ class TransformersViT(nn.Module):
     def __init__(self, source: str):
         super().__init__()
         from transformers import AutoModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # seconds long, once
         self.network, report = AutoModel.from_pretrained(
             source,
             dtype=torch.float32,

@@ -96,7 +96,7 @@ class RepaLoss(LossTerm):
             self.teacher.load(device)
         except UserError as error:
             raise UserError(
-                f"{error} To do without: --model.loss.repa=null in a new run, "
+                f"{error} To train without it: --model.loss.repa=null in a new run, "
                 "--repa_early_stop.step=0 with a checkpoint that holds a projector."
             ) from error
 
@@ -116,6 +116,12 @@ class RepaLoss(LossTerm):
             raise UserError(
                 f"features of the network must be one per patch, {h}x{w}, got "
                 f"{prediction.features.shape[1]}. Leave out all but image tokens."
+            )
+        if self.kind == "conv" and h * w == 1:
+            raise UserError(
+                "projector=conv must have more than one patch an image to normalise over, got "
+                f"{sample.x.shape[1]}x{sample.x.shape[2]} with "
+                f"patch_size={self.patch_size}. Use mlp."
             )
         features = rearrange(prediction.features, "b (h w) d -> b h w d", h=h, w=w)
         target = self.target(sample.x)

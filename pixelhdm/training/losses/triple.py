@@ -31,8 +31,10 @@ class TripleLoss(nn.Module):
         given = {"velocity": velocity, "frequency": frequency, "repa": repa}
         terms = {key: term for key, term in given.items() if term is not None}
         for term in extra or []:
-            if term.name in terms or term.name == "total":
-                raise UserError(f"every loss must have its own name, got {term.name} twice.")
+            if term.name in {*terms, "total"} or not term.name.isidentifier():
+                raise UserError(
+                    f"every loss must have a name of its own, one word, got {term.name!r}."
+                )
             terms[term.name] = term
         if not terms:
             raise UserError("loss must have at least one term, got none. Set model.loss.velocity.")
@@ -62,5 +64,5 @@ class TripleLoss(nn.Module):
                 values[name] = term(prediction, sample)
                 total = total + term.weight * values[name]
             else:
-                total = total + sum(0.0 * value.flatten()[0] for value in term.parameters())
+                total = total + sum(value.flatten()[:0].sum() for value in term.parameters())
         return values | {"total": total}

@@ -42,6 +42,8 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         ns_steps: int = 5,
     ):
+        if not 0 <= momentum < 1:
+            raise UserError(f"momentum must lie in 0 … 1 (1 excluded), got {momentum}.")
         groups = [dict(group) for group in params]
         if not any(is_hidden(group) for group in groups):
             raise UserError(

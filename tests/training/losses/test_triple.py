@@ -64,9 +64,20 @@ def test_a_stopped_term_leaves_the_total_and_keeps_a_zero_gradient():
     assert torch.equal(loss.terms["bias"].bias.grad, torch.zeros(3))
 
 
-def test_extra_terms_need_a_name_of_their_own():
-    with pytest.raises(UserError, match="its own name, got velocity twice"):
-        TripleLoss(VelocityLoss(), extra=[VelocityLoss(0.5)])
+@pytest.mark.parametrize("name", ["velocity", "total", "lpips/vgg", "a.b", ""])
+def test_extra_terms_need_a_name_of_their_own(name):
+    term = Bias()
+    term.name = name
+    with pytest.raises(UserError, match=f"name of its own, one word, got '{name}'"):
+        TripleLoss(VelocityLoss(), extra=[term])
+
+
+def test_a_stopped_term_does_not_pass_on_its_parameters_nan():
+    prediction, sample = given()
+    loss = TripleLoss(VelocityLoss(), extra=[Bias()])
+    loss.terms["bias"].stop()
+    loss.terms["bias"].bias.data.fill_(torch.nan)
+    assert loss(prediction, sample)["total"].isfinite().all()
 
 
 def test_at_least_one_term():
