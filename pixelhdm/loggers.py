@@ -52,7 +52,7 @@ def run_loggers(folder: str | Path, wandb: Wandb | None, resumed: str | None) ->
         UserError: a logger's package or API key is missing.
     """
     folder, step = Path(folder), step_of(Path(resumed)) if resumed else -1
-    purge = {} if step < 0 else {"purge_step": step + 1}
+    purge = {} if step < 0 else {"purge_step": step}
     try:
         board = TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False, **purge)
         loggers = [CSVLogger(folder, name="logs"), board]
@@ -149,13 +149,16 @@ class RunWandb(WandbLogger):
 
 
 def log_image(trainer: Trainer, key: str, image: Image.Image | np.ndarray) -> None:
-    """Give a picture (uint8 H W 3) to every logger that can show one."""
-    pixels = np.asarray(image)
+    """Give a picture (uint8 H W 3) to every logger that can show one.
+
+    Its step is that of the numbers logged with it: Lightning counts them from 0.
+    """
+    pixels, step = np.asarray(image), trainer.global_step - 1
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(key, pixels, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(key, pixels, step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(key, [pixels], step=trainer.global_step)
+            logger.log_image(key, [pixels], step=step)
 
 
 def log_config(trainer: Trainer, config: str) -> None:

@@ -327,6 +327,9 @@ class PixelHDMModule(LightningModule):
         network, conditioner = self.drawing_parts(weights)
         network.check_size(height, width)
         self.image_size = height, width
+        was_training = network.training
+        for part in (network, conditioner):
+            part.eval()
         conditioner.check(condition.cpu())
         noise = seeded_noise(seed, height, width).to(self.device)
         images = draw_images(
@@ -338,6 +341,8 @@ class PixelHDMModule(LightningModule):
             condition.to(self.device),
             noise,
         )
+        for part in (network, conditioner):
+            part.train(was_training)
         pixels = ((images + 1) * 127.5).round().to(torch.uint8).cpu()
         return Drawn(pixels, condition.cpu(), seed.cpu())
 

@@ -91,13 +91,14 @@ def test_flattened_keeps_every_value_under_its_dotted_name():
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
-    for resumed, steps, value in ((None, range(10), 1.0), ("step_00000005.ckpt", range(6, 9), 2.0)):
+    """Lightning numbers steps from 0: the sixth step of the run is the first after step 5."""
+    for resumed, steps, value in ((None, range(10), 1.0), ("step_00000005.ckpt", range(5, 9), 2.0)):
         loggers = run_loggers(tmp_path, None, resumed)
         for step in steps:
             loggers[1].log_metrics({"a": value}, step)
         close(loggers)
     curve = [(event.step, event.value) for event in events(tmp_path).Scalars("a")]
-    assert curve == [(step, 1.0 if step <= 5 else 2.0) for step in range(9)]
+    assert curve == [(step, 1.0 if step < 5 else 2.0) for step in range(9)]
 
 
 def test_a_checkpoint_without_a_step_in_its_name_removes_nothing(tmp_path):

@@ -61,7 +61,7 @@ class RepaEarlyStop(Callback):
         term = pl_module.loss.terms["repa"]
         if term.active:
             term.stop()
-            rank_zero_info(f"REPA ended at step {self.seen_step}, {self.seen_samples} images.")
+            rank_zero_info(f"REPA is over: step {self.seen_step}, {self.seen_samples} images.")
 
     def state_dict(self) -> dict[str, int]:
         return {"samples": self.seen_samples}

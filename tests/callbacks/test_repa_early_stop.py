@@ -96,7 +96,7 @@ def test_it_ends_at_the_step_and_says_so_once(tmp_path, caplog):
     assert module.active == [True] * 3 + [False] * 3
     assert (module.teacher.network, module.teacher.num_reads) == (None, 1)
     said = [text for text in caplog.messages if "REPA" in text]
-    assert said == ["REPA ended at step 3, 6 images."]
+    assert said == ["REPA is over: step 3, 6 images."]
 
 
 @pytest.mark.parametrize(

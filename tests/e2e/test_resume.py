@@ -37,8 +37,8 @@ def fit(*arguments: object) -> None:
 def whole(tmp_path_factory) -> dict:
     """The end of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    fit(*LONG, f"--trainer.default_root_dir={folder}")
-    return checkpoint(folder, 260)
+    finish(start("fit", *LONG, "--trainer.default_root_dir=run", folder=folder))
+    return checkpoint(folder / "run", 260)
 
 
 def test_killed_run_resumes_bit_identically(whole):
