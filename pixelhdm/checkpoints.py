@@ -80,6 +80,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if damaged is not None:
             raise BadZipFile(f"wrong checksum of {damaged}")
         checkpoint = load_file(path)
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(
             f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
@@ -101,7 +103,13 @@ def load_file(path: str | Path) -> Any:
     except UnpicklingError as error:
         if "torchao" not in str(error):
             raise
-        import_module("torchao.optim")
+        try:
+            import_module("torchao.optim")
+        except ModuleNotFoundError as missing:
+            raise UserError(
+                f"checkpoint {path} must be read with torchao, whose optimizer states it holds, "
+                "got none. Run pip install torchao."
+            ) from missing
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,17 @@ def test_a_reconstruction_is_loaded_and_no_run_goes_on_from_it(tmp_path):
         UserError, match=r"got one without loops, optimizer_states, callbacks, training\."
     ):
         check_whole(loaded, "x.ckpt")
+
+
+def test_states_of_torchao_need_its_package(tmp_path, monkeypatch):
+    """What torch says of its tensors before torchao is imported."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UnpicklingError("Unsupported global: GLOBAL torchao.optim.OptimState8bit")
+
+    torch.save({"state_dict": STATE}, tmp_path / "x.ckpt")
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    with pytest.raises(UserError, match="must be read with torchao.*pip install torchao"):
+        read_checkpoint(tmp_path / "x.ckpt")

@@ -67,7 +67,7 @@ class SkipNonFinite(Callback):
             self.overflows += 1
         elif pl_module.step_skipped:
             self.kept_scale = None if scaler is None else scale
-            self.record(trainer, float(loss), float(norm))
+            self.record(trainer, float(trainer.strategy.reduce(loss)), float(norm))
         else:
             self.in_a_row = 0
         self.samples, self.loss = [], None
