@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import pytest
@@ -222,5 +223,5 @@ def test_states_of_torchao_need_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setitem(sys.modules, "torchao", None)
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
-    with pytest.raises(UserError, match="must be read with torchao.*pip install torchao"):
+    with pytest.raises(UserError, match=r"must be read with torchao.*pip install torchao"):
         read_checkpoint(tmp_path / "x.ckpt")
