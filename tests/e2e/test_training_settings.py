@@ -134,6 +134,6 @@ def test_wandb_records_offline_by_one_line(run, monkeypatch):
     assert "wandb:" not in output
     records = sorted(Path("runs/quickstart/wandb").glob("offline-run-*"))
     assert len(records) == 2
-    assert len({record.name.split("-")[-1] for record in records}) == 1
+    assert len({record.name.split("-")[3] for record in records}) == 1
     assert all(list(record.glob("*.wandb")) for record in records)
     assert list(records[0].glob("files/media/images/samples_raw_*.png"))
