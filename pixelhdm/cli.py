@@ -16,7 +16,7 @@ os.environ.setdefault(
 )  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -207,8 +207,14 @@ class PixelHDMCLI(LightningCLI):
         own = [RandomState(), RunRecord()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
+        given = self.config_init[self.subcommand]
+        if config.logger is not None and given.wandb is not None:
+            raise UserError(
+                "wandb must be empty where trainer.logger is given, got both. Put WandbLogger into "
+                "trainer.logger, or leave that out."
+            )
         if config.logger is None:
-            root, given = config.default_root_dir or ".", self.config_init[self.subcommand]
+            root = config.default_root_dir or "."
             is_fit = self.subcommand == "fit" and not config.fast_dev_run
             kwargs["logger"] = is_fit and run_loggers(root, given.wandb, given.ckpt_path)
         return super().instantiate_trainer(
@@ -231,17 +237,12 @@ class PixelHDMCLI(LightningCLI):
         text = f"{self.subcommand} must fit into the device's memory, got out of it with {what}."
         if self.subcommand != "fit":
             return f"{text} Set --data.batch_size={max(1, batch // 2)}."
-        parts = 2 * config.trainer.accumulate_grad_batches
         kept = checkpoints_of(config.trainer.default_root_dir or ".")
         saved = "Nothing was saved yet."
         if kept:
             name = max(kept, key=step_of).name
-            saved = f"{name} is intact; the first two may be set when resuming it."
-        return (
-            f"{text} What helps most: --model.network.grad_checkpoint=all, "
-            f"--data.batch_size={max(1, batch // 2)} --trainer.accumulate_grad_batches={parts}, "
-            f"or an optimizer with 8-bit states (README, Optimizers). {saved}"
-        )
+            saved = f"{name} is intact, and all but another optimizer may be set when resuming it."
+        return f"{text} What helps most: {', '.join(savings(config)[:3])}. {saved}"
 
     def after_fit(self) -> None:
         """Say where everything lies and how to draw more."""
@@ -318,6 +319,33 @@ def run_command(name: str, function: Callable[..., None]) -> None:
         prog=f"main.py {name}",
         allow_abbrev=False,
     )
+
+
+def savings(config: Namespace) -> list[str]:
+    """Settings of a training run that save memory and are not made yet, the best first."""
+    batch, trainer = config.data.batch_size, config.trainer
+    part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
+    parts = part * trainer.accumulate_grad_batches
+    return [
+        words
+        for words, is_new in (
+            (
+                "--model.network.grad_checkpoint=all",
+                config.model.network.init_args.get("grad_checkpoint", "all") != "all",
+            ),
+            (
+                f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
+                batch > 1,
+            ),
+            (
+                "an optimizer with 8-bit states (README, Optimizers)",
+                "8bit" not in config.model.optimizer.class_path,
+            ),
+            ("--trainer.precision=bf16-mixed", str(trainer.precision).startswith("32")),
+            ("a smaller network or image", True),
+        )
+        if is_new
+    ]
 
 
 def as_list(value: Any) -> list[Any]:

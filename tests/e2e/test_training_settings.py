@@ -109,8 +109,8 @@ def test_out_of_memory_says_what_helps_and_the_last_checkpoint_goes_on(run, monk
     assert end.value.code == (
         "error: fit must fit into the device's memory, got out of it with batch_size=8 at 8x8. "
         "What helps most: --model.network.grad_checkpoint=all, --data.batch_size=4 "
-        "--trainer.accumulate_grad_batches=2, or an optimizer with 8-bit states (README, "
-        "Optimizers). step_00000004.ckpt is intact; the first two may be set when resuming it."
+        "--trainer.accumulate_grad_batches=2, an optimizer with 8-bit states (README, Optimizers). "
+        "step_00000004.ckpt is intact, and all but another optimizer may be set when resuming it."
     )
     advice = ["--model.network.grad_checkpoint=all", "--data.batch_size=4"]
     advice += ["--trainer.accumulate_grad_batches=2"]
@@ -119,6 +119,32 @@ def test_out_of_memory_says_what_helps_and_the_last_checkpoint_goes_on(run, monk
     resumed, whole = (checkpoint(name, 8)["state_dict"] for name in ("runs/quickstart", "whole"))
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.batch_size=9"], "--data.batch_size=3 --trainer.accumulate_grad_batches=3, an"),
+        (
+            ["--data.batch_size=1", "--model.network.grad_checkpoint=all"],
+            "most: an optimizer with 8-bit states (README, Optimizers), "
+            "--trainer.precision=bf16-mixed, a smaller network or image. Nothing",
+        ),
+    ],
+)
+def test_out_of_memory_advises_what_is_not_set_and_keeps_the_step(run, monkeypatch, flags, words):
+    def run_out(*_: object):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(PixelHDM, "forward", run_out)
+    with pytest.raises(SystemExit) as end:
+        run("fit", *QUICK, *flags)
+    assert words in end.value.code
+
+
+def test_wandb_beside_loggers_of_ones_own_is_refused(run):
+    with pytest.raises(SystemExit, match=r"wandb must be empty where trainer\.logger is given"):
+        run("fit", *QUICK, "--wandb.offline=true", "--trainer.logger=false")
 
 
 def test_wandb_records_offline_by_one_line(run, monkeypatch):
