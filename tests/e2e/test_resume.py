@@ -15,6 +15,8 @@ LONG = [
     *QUICKSTART,
     "--trainer.max_steps=260",
     "--checkpoint.every_n_steps=20",
+    "--trainer.val_check_interval=50",
+    "--sample_images.every_n_steps=50",
 ]  # more than one epoch of 203 steps
 
 

@@ -109,7 +109,7 @@ def test_autocast_of_the_training_step_stays_outside(teachers, name):
 def test_a_gpu_holds_bfloat16_weights_and_float32_frequencies(teachers, name):
     teacher = type(teachers[name])(teachers[name].source, DIM, teachers[name].library)
     image = image_for(teacher, 3, 4)
-    near = teacher(image.cuda()).cpu()
+    near = teacher(image.to("cuda")).cpu()
     assert {p.dtype for p in teacher.network.parameters()} == {torch.bfloat16}
     assert {b.dtype for b in teacher.network.buffers()} <= {torch.float32}
     exact = teachers[name](image)
