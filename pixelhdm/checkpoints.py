@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"checkpoint {path} must be writable, got: {first_line(error)}. Earlier ones are "
-                "intact; make room and resume."
+                "intact; make room, then resume or run the command again."
             ) from error
 
     def load_checkpoint(
@@ -225,11 +225,12 @@ def check_fit(
         )
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
+    common = expected.keys() & found.keys()
+    other = [key for key in expected if key in common and found[key].shape != expected[key].shape]
     shapes = [
         f"{key} {tuple(found[key].shape)} in the checkpoint, {tuple(expected[key].shape)} in the "
         "config"
-        for key in expected
-        if key in found and found[key].shape != expected[key].shape
+        for key in other
     ]
     parts = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
@@ -240,8 +241,13 @@ def check_fit(
         )
         if names
     ]
+    remedy = "Use the config that it was trained with."
+    if all(key.startswith(LOSS_PREFIX) for key in (*missing, *extra, *other)):
+        remedy = (
+            "Keep the losses that it was trained with (--repa_early_stop.step=0 ends REPA), or "
+            "start a new run from its weights with --model.init_from."
+        )
     if parts:
         raise UserError(
-            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. Use the config "
-            "that it was trained with."
+            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. {remedy}"
         )

@@ -16,7 +16,7 @@ os.environ.setdefault(
 )  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
-from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from jsonargparse import auto_cli, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -38,17 +38,17 @@ from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
     check_new_run,
     check_resumed_run,
-    checkpoints_of,
     last_checkpoint,
-    step_of,
 )
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.files import replacing
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler
 from pixelhdm.loggers import Wandb, log_config, run_loggers
+from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
@@ -104,6 +104,8 @@ BY_NAME = (
 HELP = {
     "ckpt_path": "checkpoint file, or last: the run folder's checkpoint with the most steps. fit "
     "resumes everything from it; validate and predict take its weights.",
+    "trainer.logger": "loggers in the place of the run's own, CSV and TensorBoard; false for none. "
+    "For Weights & Biases beside them use wandb.",
     "weights_only": "has no effect: checkpoints are always read without running code in them.",
 }
 QUIET = (
@@ -121,15 +123,19 @@ set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the resolved config of a training run to <run folder>/config.yaml and the loggers."""
+    """Write the resolved config of a training run to <run folder>/config.yaml and the loggers.
+
+    It is that of the run, not of one start: without the checkpoint that it goes on from.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / "config.yaml"
-            self.parser.save(self.config, str(file), skip_none=False, overwrite=True)
-            log_config(trainer, file.read_text(encoding="utf-8"))
+            file = Path(trainer.default_root_dir) / "config.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            text = self.parser.dump(self.config, skip_none=False)
+            with replacing(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            log_config(trainer, text)
 
 
 class PixelHDMCLI(LightningCLI):
@@ -150,10 +156,10 @@ class PixelHDMCLI(LightningCLI):
         )
         parser.add_argument(
             "--wandb",
-            type=Wandb | None,
+            type=Wandb | bool | None,
             default=None,
-            help="log to Weights & Biases too: {project: my-project}, or {offline: true} for a "
-            "record on this machine that needs no account.",
+            help="log to Weights & Biases too: true, {project: my-project}, or {offline: true} for "
+            "a record on this machine that needs no account.",
         )
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
@@ -180,8 +186,8 @@ class PixelHDMCLI(LightningCLI):
         config.weights_only = True
         if config.cpu_threads is not None:
             torch.set_num_threads(config.cpu_threads)
-        if config.data.seed is None:
-            config.data.seed = int(config.seed_everything)
+        self.run_config = config.clone()
+        self.run_config.ckpt_path = None
         folder = config.trainer.default_root_dir or "."
         if config.ckpt_path == "last":
             config.ckpt_path = str(last_checkpoint(folder))
@@ -202,47 +208,46 @@ class PixelHDMCLI(LightningCLI):
             for key in TRAINING_ONLY:
                 config[key] = None
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.data.seed is None:
+            self.datamodule.seed = int(config.seed_everything)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         own = [RandomState(), RunRecord()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
         given = self.config_init[self.subcommand]
-        if config.logger is not None and given.wandb is not None:
+        wandb = Wandb() if given.wandb is True else given.wandb or None
+        if config.logger is not None and wandb is not None:
             raise UserError(
-                "wandb must be empty where trainer.logger is given, got both. Put WandbLogger into "
-                "trainer.logger, or leave that out."
+                "wandb must be empty where trainer.logger is given, got both. Leave trainer.logger "
+                "out: the run logs to CSV, TensorBoard and Weights & Biases then."
             )
         if config.logger is None:
             root = config.default_root_dir or "."
             is_fit = self.subcommand == "fit" and not config.fast_dev_run
-            kwargs["logger"] = is_fit and run_loggers(root, given.wandb, given.ckpt_path)
-        return super().instantiate_trainer(
+            kwargs["logger"] = is_fit and run_loggers(root, wandb, given.ckpt_path)
+        trainer = super().instantiate_trainer(
             callbacks=[*as_list(config.callbacks), *own],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
+        for callback in trainer.callbacks:
+            if isinstance(callback, SaveConfig):
+                callback.config = self.run_config
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except torch.OutOfMemoryError as error:
-            raise UserError(self.out_of_memory()) from error
-
-    def out_of_memory(self) -> str:
-        """What to do when the device's memory does not suffice."""
-        config, size = self.config[self.subcommand], self.model.image_size
-        batch = config.data.batch_size
-        what = f"batch_size={batch} at {size[0]}x{size[1]}" if size else f"batch_size={batch}"
-        text = f"{self.subcommand} must fit into the device's memory, got out of it with {what}."
-        if self.subcommand != "fit":
-            return f"{text} Set --data.batch_size={max(1, batch // 2)}."
-        kept = checkpoints_of(config.trainer.default_root_dir or ".")
-        saved = "Nothing was saved yet."
-        if kept:
-            name = max(kept, key=step_of).name
-            saved = f"{name} is intact, and all but another optimizer may be set when resuming it."
-        return f"{text} What helps most: {', '.join(savings(config)[:3])}. {saved}"
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            text = advice(self.config[subcommand], subcommand, self.model.image_size)
+            raise UserError(text) from error
 
     def after_fit(self) -> None:
         """Say where everything lies and how to draw more."""
@@ -319,33 +324,6 @@ def run_command(name: str, function: Callable[..., None]) -> None:
         prog=f"main.py {name}",
         allow_abbrev=False,
     )
-
-
-def savings(config: Namespace) -> list[str]:
-    """Settings of a training run that save memory and are not made yet, the best first."""
-    batch, trainer = config.data.batch_size, config.trainer
-    part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
-    parts = part * trainer.accumulate_grad_batches
-    return [
-        words
-        for words, is_new in (
-            (
-                "--model.network.grad_checkpoint=all",
-                config.model.network.init_args.get("grad_checkpoint", "all") != "all",
-            ),
-            (
-                f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
-                batch > 1,
-            ),
-            (
-                "an optimizer with 8-bit states (README, Optimizers)",
-                "8bit" not in config.model.optimizer.class_path,
-            ),
-            ("--trainer.precision=bf16-mixed", str(trainer.precision).startswith("32")),
-            ("a smaller network or image", True),
-        )
-        if is_new
-    ]
 
 
 def as_list(value: Any) -> list[Any]:

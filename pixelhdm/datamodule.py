@@ -77,6 +77,8 @@ class PixelHDMDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.sources["train"] is None:
             raise UserError("train must be a source of images, got none. Set data.train.")
+        if stage == "fit":
+            check_at_least(1, accumulate_grad_batches=self.trainer.accumulate_grad_batches)
         if stage == "validate" and self.sources["val"] is None:
             raise UserError("val must be a source of images, got none. Set data.val.")
         sources = self.used(stage)
@@ -101,6 +103,9 @@ class PixelHDMDataModule(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         earlier, self.loader = self.loader, self.build_loader("train", self.seed, shuffle=True)
+        limit, batches = self.trainer.limit_train_batches, len(self.loader)
+        part = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        self.loader.trainer_epoch = max(part, 1)
         if earlier is not None:
             self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
         if self.restored is not None:
@@ -144,8 +149,15 @@ class PixelHDMDataModule(LightningDataModule):
             "epoch": self.loader.epoch,
             "step": self.loader.step,
             "images per batch": self.loader.global_batch,
+            "images per epoch": self.images_per_epoch,
             **self.identity(),
         }
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images after which the trainer's epoch ends."""
+        loader = self.loader
+        return min(loader.trainer_epoch * loader.global_batch, len(loader.source))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict or None
@@ -168,11 +180,14 @@ class PixelHDMDataModule(LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """What a position is only valid for."""
-        return {
+        own = {
             "data": self.loader.source.fingerprint(),
             "seed": self.seed,
             "images per optimizer step": self.loader.global_batch * self.loader.accumulate,
         }
+        if self.loader.accumulate > 1:  # an epoch's end ends a step
+            own["images per epoch"] = self.images_per_epoch
+        return own
 
     def check_restored(self, state: dict[str, Any]) -> None:
         """Raise unless the restored position belongs to these data."""

@@ -1,5 +1,7 @@
 """The one exception that a person, not a programmer, is meant to read."""
 
+from typing import Any, get_args
+
 
 class UserError(ValueError):
     """Wrong input from a person: the command line prints its text as one sentence, without a
@@ -12,3 +14,10 @@ def check_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_one_of(allowed: Any, **values: str) -> None:
+    """Raise a UserError that names the first of `values` that the Literal `allowed` lacks."""
+    for name, value in values.items():
+        if value not in get_args(allowed):
+            raise UserError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value}.")

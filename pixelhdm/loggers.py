@@ -1,6 +1,7 @@
 """Where a run's numbers, images and settings go: CSV, TensorBoard, Weights & Biases."""
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ METRICS = ("train/total", "val/total")
 
 @dataclass(frozen=True)
 class Wandb:
-    """What Weights & Biases is told of a run; `wandb: {offline: true}` needs no account.
+    """What Weights & Biases is told of a run; `wandb: true` takes all as below, `wandb: {offline:
+    true}` needs no account.
 
     Args:
         project: project that the run belongs to.
@@ -102,7 +104,14 @@ class RunWandb(WandbLogger):
         """Silence what is not a warning or an error, and look for the API key."""
         import wandb
 
-        shared = wandb.setup(wandb.Settings(show_info=False, quiet=True)).settings
+        try:
+            shared = wandb.setup(wandb.Settings(show_info=False, quiet=True)).settings
+        except ValueError as error:  # pydantic's, of a WANDB_ variable
+            setting, rule = str(error).splitlines()[1:3]
+            raise UserError(
+                f"WANDB_{setting.upper()} must be valid for Weights & Biases, got: "
+                f"{rule.strip()}. Mend or unset it."
+            ) from error
         if offline or shared.mode in ("offline", "dryrun", "disabled"):
             return
         try:
@@ -128,16 +137,17 @@ class RunWandb(WandbLogger):
         try:
             run = super().experiment
         except wandb.errors.Error as error:
-            raise UserError(
-                f"Weights & Biases must start its run, got: {error}. Record on this machine alone "
-                "with wandb.offline: true."
-            ) from error
+            text = f"Weights & Biases must start its run, got: {str(error).rstrip('.')}."
+            if isinstance(error, wandb.errors.CommError):
+                text += " Record on this machine alone with wandb.offline: true."
+            raise UserError(text) from error
         if run.disabled:
             return run
         self.id_file.parent.mkdir(exist_ok=True)
         with replacing(self.id_file) as temporary:
             temporary.write_text(run.id)
-        where = f"wandb sync {Path(run.dir).parent} uploads it" if run.offline else run.url
+        sync = shlex.join(["wandb", "sync", str(Path(run.dir).parent)])
+        where = f"{sync} uploads it" if run.offline else run.url
         rank_zero_info(f"Weights & Biases: {where}")
         return run
 

@@ -23,7 +23,7 @@ from pixelhdm.checkpoints import (
     choose_weights,
     read_checkpoint,
 )
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.pipeline import draw_images, seeded_noise
 from pixelhdm.inference.samplers import Sampler
@@ -35,7 +35,7 @@ from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.optim.groups import parameter_groups
 from pixelhdm.training.optim.schedules import ConstantSchedule, Schedule
-from pixelhdm.training.optim.settings import describe, keep_settings
+from pixelhdm.training.optim.settings import class_name, describe, keep_settings
 from pixelhdm.training.time_bins import TimeBins
 
 
@@ -94,6 +94,7 @@ class PixelHDMModule(LightningModule):
         init_from: str | None = None,
     ):
         super().__init__()
+        check_one_of(Weights, weights=weights)
         self.network, self.conditioner = network, conditioner(network.hidden_dim)
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
@@ -129,18 +130,25 @@ class PixelHDMModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Take the weights of a checkpoint, nothing else of it.
 
-        What a loss term has trained, such as a projector, starts anew where it is not there.
+        What a loss term has trained, such as a projector, starts anew where it is not there or has
+        another shape.
 
         Raises:
             UserError: it is missing, torn or does not fit.
         """
         checkpoint, own = read_checkpoint(path), self.state_dict()
-        new = {key: value for key, value in own.items() if key.startswith(LOSS_PREFIX)}
-        state = self.fitting_state(new | checkpoint["state_dict"], path)
+        saved = checkpoint["state_dict"]
+        anew = {
+            key: value
+            for key, value in own.items()
+            if key.startswith(LOSS_PREFIX) and (key not in saved or saved[key].shape != value.shape)
+        }
+        state = self.fitting_state(saved | anew, path)
         self.load_state_dict(state)
         rank_zero_info(
             f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from "
-            f"{path}: {len(state)} tensors, none missing, none left over."
+            f"{path}: {len(state) - len(anew)} tensors, none missing, none left over"
+            f"{f'; {len(anew)} of the loss start anew' if anew else ''}."
         )
 
     def fitting_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -173,6 +181,10 @@ class PixelHDMModule(LightningModule):
 
     # Training and validation ----------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        if self.loss is None and stage in ("fit", "validate"):
+            raise UserError(f"loss must be given to {stage}, got none. Set model.loss.")
+
     def on_fit_start(self) -> None:
         self.loss.start(self.device)
 
@@ -194,9 +206,10 @@ class PixelHDMModule(LightningModule):
         self.image_size = tuple(batch["image"].shape[1:3])
         image = batch["image"].float() / 127.5 - 1
         draws = draw(batch["seed"], image.shape[1], image.shape[2], image.device)
-        null, t = None, self.flow.even_time(batch["index"]).to(image.device)
         if self.training:
             null, t = draws.null < conditioner.null_prob, self.flow.time(draws.time)
+        else:
+            null, t = None, self.flow.even_time(batch["index"]).to(image.device)
         sample = self.flow.sample(image, draws.noise, t)
         prediction = network(sample.z_t, sample.t, conditioner(batch["condition"], null))
         return self.loss(self.flow.velocity(prediction, sample.z_t, sample.t), sample), t
@@ -204,10 +217,7 @@ class PixelHDMModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         values, _ = self.losses(batch, self.network, self.conditioner)
         weight = batch["weight"] / mean_total(batch["weight"]) * batch["share"]
-        means = {
-            name: torch.where(weight > 0, weight * value, 0.0).sum()
-            for name, value in values.items()
-        }
+        means = {name: (weight * value).sum() for name, value in values.items()}
         for name, value in means.items():
             part = value.detach() / self.trainer.accumulate_grad_batches
             self.step_losses[name] = self.step_losses.get(name, 0.0) + part
@@ -246,8 +256,9 @@ class PixelHDMModule(LightningModule):
             optimizer = self.optimizer(parameter_groups(self))
         except UserError:
             raise
-        except ValueError as error:
-            raise UserError(f"optimizer settings must be valid, got: {error}.") from error
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).rstrip(".")
+            raise UserError(f"optimizer settings must be valid, got: {reason}.") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
@@ -270,14 +281,19 @@ class PixelHDMModule(LightningModule):
             return
         means = self.trainer.strategy.reduce(torch.stack(list(own.values())))
         self.log_dict({f"train/{name}": mean for name, mean in zip(own, means, strict=True)})
-        for name in self.loss.terms.keys() - own.keys():
-            # Lightning would log a stopped term's last value to the end of the epoch.
-            self.trainer._results.pop(f"on_before_optimizer_step.train/{name}", None)
+        self.forget(f"train/{name}" for name in self.loss.terms.keys() - own.keys())
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Log these numbers of earlier steps no more; Lightning repeats the last of each to the end
+        of the epoch.
+        """
+        for name in names:
+            self.trainer._results.pop(f"on_before_optimizer_step.{name}", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         checkpoint["training"] = {
-            "optimizer": type(optimizer).__name__,
+            "optimizer": class_name(optimizer),
             "schedule": describe(self.schedule, self.total_steps),
         }
 
@@ -362,7 +378,7 @@ def full(value: Tensor) -> Tensor:
 
 
 def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """The sum of the weights over all processes, at least 1, divided by their number.
+    """The sum of the weights over all processes, 1 where it is 0, divided by their number.
 
     Divided by it, each process's weighted sum averages over processes to the weighted mean of the
     global batch.
@@ -370,5 +386,5 @@ def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
     total = weight.sum()
     if are_several():
         torch.distributed.all_reduce(total)
-        return total.clamp(min=1) / torch.distributed.get_world_size()
-    return total.clamp(min=1)
+    total = torch.where(total > 0, total, 1.0)
+    return total / torch.distributed.get_world_size() if are_several() else total

@@ -13,16 +13,24 @@ from pixelhdm.errors import UserError
 KEY = re.compile(r'^Parser key "([^"]+)":?\s*')
 NOISE = re.compile(
     r"^(Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path"
-    r"|Expected a <class 'NoneType'>|$)"
+    r"|Expected a <class 'NoneType'>|Subclass types expect|a class path \(str\)|a dict with|$)"
 )
 WRAPPING = re.compile(
     r"Type \S.* expects a function or a callable class: | Got value: Namespace\(.*\)"
     r"|Add the import path to import_path_allowlist.*"
 )
+NO_CLASS = re.compile(r"Expected a dot import path string: ?(\S*?)\.?(?: |$)", re.MULTILINE)
+CLASS = re.compile(r"(\w+(?:\.\w+)+)\.([A-Z]\w*)")
+LEAST = ("Expected a path but", "Expected a dot import path string")  # said of every wrong value
+ABSTRACT = re.compile(r"Expected an instantiatable class, but (\S+ )?is abstract")
+BESIDE = re.compile(
+    r"Option 'class_path' is not accepted|is abstract[^}]*Given value: {'class_path'"
+)
 UNKNOWN = re.compile(
     r"Option '(\w+)' is not accepted|unrecognized arguments: --([\w.]+)"
     r"|does not accept option '([\w.]+)'"
 )
+MANY = 8  # more names than this say nothing
 
 
 class Parser(LightningArgumentParser):
@@ -36,26 +44,71 @@ class Parser(LightningArgumentParser):
         raise UserError(one_sentence(message) + self.suggestion(message)) from None
 
     def suggestion(self, message: str) -> str:
-        """The valid names nearest to an unknown one, or nothing."""
-        unknown = UNKNOWN.search(message)
+        """The valid names nearest to an unknown one, or what was meant, or nothing."""
+        if BESIDE.search(message):
+            return " Put the settings beside class_path under init_args."
+        unknown, no_class = UNKNOWN.search(message), NO_CLASS.search(message)
         if not unknown:
-            return ""
+            wanted = no_class or ABSTRACT.search(message)
+            return self.class_suggestion(wanted[1] or "", message) if wanted else ""
         name = next(group for group in unknown.groups() if group)
         class_path = re.search(r"class_path[ =]'([\w.]+)'", message)
-        known = self.class_options(class_path[1]) if class_path else self.own_options()
+        known = self.class_options(class_path[1]) if class_path else self.own_options(message)
         if name in known:
             return f" PixelHDM sets {name} itself."
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-        return f" Did you mean {' or '.join(near)}?" if near else " See --help for the valid names."
+        return nearest(name, known) or " See --help for the valid names."
 
-    def own_options(self) -> list[str]:
-        """All option names of this parser, without dashes."""
-        return [option.lstrip("-") for action in self._actions for option in action.option_strings]
+    def class_suggestion(self, name: str, message: str) -> str:
+        """The classes that fit where a name is not one of them, or nothing where the errors do not
+        tell what is wanted.
+        """
+        key = match[1] if (match := KEY.search(message)) else None
+        types = [str(getattr(a, "_typehint", "")) for a in self._actions if a.dest == key]
+        bases = CLASS.findall((re.findall("Subtypes: (.*)", message) or types or [""])[-1])
+        if not bases:
+            return ""
+        module, base = bases[-1]
+        names = sorted(concrete_classes(getattr(importlib.import_module(module), base)))
+        near = nearest(name, names)
+        return near or (f" Known: {', '.join(names)}." if 0 < len(names) <= MANY else "")
+
+    def own_options(self, message: str) -> list[str]:
+        """All option names of this parser, or of the subcommand that an error is about, without
+        dashes.
+        """
+        actions = self._actions
+        if subcommand := re.search(r"Subcommand '(\w+)'", message):
+            parsers = next(action.choices for action in actions if isinstance(action.choices, dict))
+            actions = parsers[subcommand[1]]._actions
+        options = [option.lstrip("-") for action in actions for option in action.option_strings]
+        return [option for option in options if not option.endswith(".help")]
 
     def class_options(self, class_path: str) -> list[str]:
         """The constructor arguments of a class."""
         module, _, name = class_path.rpartition(".")
         return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The one or two known names nearest to a dotted one, as a question; or nothing.
+
+    What it begins with decides: of `model.optimzer.lr` the part `model.optimzer` is unknown. A
+    part that is known elsewhere, as `optimizer` is in `model.optimizer`, was meant there.
+    """
+    parts = name.split(".")
+    starts = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    heads = {".".join(option.split(".")[:end]) for option in known for end in range(1, 6)}
+    start = next((start for start in starts if start not in heads), name)
+    inside = [option for option in known if option.endswith(f".{start}")]
+    near = difflib.get_close_matches(start, sorted(heads), n=2, cutoff=0.6) or inside[:2]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def concrete_classes(base: type) -> set[str]:
+    """Names of a class and all imported ones below it that can be built."""
+    below = {name for cls in base.__subclasses__() for name in concrete_classes(cls)}
+    is_public = not base.__name__.startswith("_") and not inspect.isabstract(base)
+    return below | {base.__name__} if is_public else below
 
 
 def build_error(error: ValueError) -> UserError | None:
@@ -73,16 +126,20 @@ def build_error(error: ValueError) -> UserError | None:
 
 def one_sentence(message: str) -> str:
     """The informative lines of a jsonargparse error in one line, the whole key first."""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [WRAPPING.sub("", line.strip().removeprefix("- ")) for line in message.splitlines()]
     keys = [match[1] for line in lines if (match := KEY.match(line))]
     reasons = [KEY.sub("", line) for line in lines]
     reasons = [reason for reason in reasons if not NOISE.match(reason)] or [lines[-1]]
-    telling = [r for r in reasons if not r.startswith("Expected a path but")] or reasons
-    text = "; ".join(WRAPPING.sub("", reason).rstrip(".: ") for reason in dict.fromkeys(telling))
+    telling = [reason for reason in reasons if not reason.startswith(LEAST)]
+    if not telling:
+        name = next((match[1] for reason in reasons if (match := NO_CLASS.search(reason))), None)
+        telling = [f"no class has this name, got {name}" if name else reasons[-1]]
+    text = "; ".join(reason.rstrip(".: ") for reason in dict.fromkeys(telling))
+    text = ABSTRACT.sub("must be a class that can be built", text)
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")
     if missing := re.search(r"No module named '(\w+)'", text):
         text += f"; pip install {missing[1]} may help"
-    elif given and not re.search("value:|required:", text) and "NestedArg" not in given:
-        text += f", got {given.removeprefix('Given value:').strip()}"
+    elif given and not re.search("value:|required:|, got ", text) and "NestedArg" not in given:
+        text += f", got {given.removeprefix('Given value:').strip().rstrip('.')}"
     return f"{'.'.join(keys)}: {text}." if keys else f"{text}."

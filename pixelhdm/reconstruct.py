@@ -1,5 +1,6 @@
 """The command `ema`: the average of any length, made after the training."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from pixelhdm.checkpoints import (
 from pixelhdm.errors import UserError
 from pixelhdm.snapshots import read_snapshot, snapshots_of
 from pixelhdm.training.power_ema import Profile, combine
+
+MOST_RESIDUAL = 0.5
+ROUNDING = 2**-12  # relative, of a float16
+KEPT = {"RepaEarlyStop"}  # state of callbacks: validate must know whether a teacher is needed
 
 
 def reconstruct_ema(
@@ -59,11 +64,19 @@ def reconstruct_ema(
             f"out must lie outside of {FOLDER}, whose files are a run's own, got {out}."
         )
     factors, distance = combine(list(snapshots.values()), Profile(sigma_rel, step))
-    average = {"sigma_rel": sigma_rel, "step": step, "residual": distance}
+    if distance > MOST_RESIDUAL:
+        raise UserError(
+            f"sigma_rel must be within reach of the run's snapshots, got {sigma_rel}, from which "
+            f"their best sum differs by {distance:.0%}. Choose one nearer to theirs, or train with "
+            "a smaller --ema.snapshot_every_n_steps."
+        )
+    rounding = ROUNDING * math.hypot(*factors)
+    average = {"sigma_rel": sigma_rel, "step": step, "residual": distance, "rounding": rounding}
     write(target, last_checkpoint(run), dict(zip(snapshots, factors, strict=True)), average)
     print(
         f"Wrote {target}: sigma_rel {sigma_rel} at step {step} from {len(snapshots)} snapshots, "
-        f"residual {distance:.2%}. Over 5 % there are too few snapshots for it."
+        f"residual {distance:.2%} (over 5 % there are too few snapshots for it), rounding of the "
+        f"snapshots {rounding:.2%}."
     )
 
 
@@ -87,6 +100,7 @@ def write(
         | {EMA_PREFIX + key: value for key, value in average.items()},
         "pytorch-lightning_version": checkpoint["pytorch-lightning_version"],
         "global_step": facts["step"],
+        "callbacks": {key: part for key, part in checkpoint["callbacks"].items() if key in KEPT},
         RECONSTRUCTION: {**facts, "raw": source.name},
     }
     AtomicCheckpointIO().save_checkpoint(content, target)

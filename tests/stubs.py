@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pixelhdm.data.source import ImageSource, Record
 from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.network import Network, Prediction
 from pixelhdm.models.pixelhdm import PixelHDM
 
 TINY = {
@@ -27,6 +28,13 @@ def tiny_network(**changes: object) -> PixelHDM:
     """A new PixelHDM of a few thousand parameters, always the same one."""
     torch.manual_seed(0)
     return PixelHDM(**(TINY | changes))
+
+
+class Sized(Network):
+    """A network of any width and patch size without a layer, for what only asks those."""
+
+    def forward(self, z: Tensor, t: Tensor, context: Context) -> Prediction:
+        raise AssertionError("nobody asks it to predict")
 
 
 def perturb(module: nn.Module, std: float = 0.1) -> nn.Module:

@@ -11,13 +11,21 @@ from tests.stubs import Numbers
 
 
 def data(
-    num: int = 22, batch_size: int = 4, seed: int = 7, world: int = 1, accumulate: int = 1
+    num: int = 22,
+    batch_size: int = 4,
+    seed: int = 7,
+    world: int = 1,
+    accumulate: int = 1,
+    limit: int | float = 1.0,
 ) -> PixelHDMDataModule:
     module = PixelHDMDataModule(
         2, batch_size, ClassDraws(1), Numbers(num), seed=seed, num_threads=0
     )
     module.trainer = SimpleNamespace(
-        global_rank=0, world_size=world, accumulate_grad_batches=accumulate
+        global_rank=0,
+        world_size=world,
+        accumulate_grad_batches=accumulate,
+        limit_train_batches=limit,
     )
     return module
 
@@ -59,6 +67,23 @@ def test_more_and_smaller_batches_may_go_on_with_the_same_steps(taken):
         assert torch.equal(whole["seed"][: len(seeds)], seeds)
 
 
+@pytest.mark.parametrize(("limit", "batches"), [(1.0, 6), (0.5, 3), (4, 4), (9, 6), (0, 1)])
+def test_a_trainers_epoch_is_the_part_that_it_takes(limit, batches):
+    assert data(limit=limit).train_dataloader().trainer_epoch == batches
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_with_several_batches_a_step_the_trainers_epoch_must_stay(accumulate):
+    first, other = data(accumulate=accumulate, limit=3), data(accumulate=accumulate)
+    first.train_dataloader()
+    other.load_state_dict(first.state_dict())
+    if accumulate == 1:
+        other.train_dataloader()
+        return
+    with pytest.raises(UserError, match=r"keep its images per epoch, got 22 where .* has 12"):
+        other.train_dataloader()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -80,3 +105,22 @@ def test_wrong_arguments(name):
     arguments = {"image_size": 2, "batch_size": 4, "num_threads": 0, "seed": 0} | {name: -1}
     with pytest.raises(UserError, match="-1"):
         PixelHDMDataModule(draw=ClassDraws(1), **arguments)
+
+
+@pytest.mark.parametrize("accumulate", [0, -1])
+def test_wrong_accumulation(accumulate):
+    module = data(accumulate=accumulate)
+    with pytest.raises(
+        UserError, match=f"accumulate_grad_batches must be at least 1, got {accumulate}"
+    ):
+        module.setup("fit")
+
+
+def test_held_out_images_have_the_same_noise_in_every_run():
+    seeds = []
+    for seed in (1, 2):
+        module = data(seed=seed)
+        module.sources["val"] = Numbers(8)
+        seeds.append([batch["seed"] for batch in module.val_dataloader()])
+    for one, other in zip(*seeds, strict=True):
+        assert torch.equal(one, other)

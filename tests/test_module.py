@@ -6,6 +6,7 @@ from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import HeunSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule, mean_total
+from pixelhdm.training.draws import draw
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -173,3 +174,55 @@ def test_init_from_leaves_out_and_starts_anew_what_belongs_to_a_loss_alone(tmp_p
     assert all(
         torch.equal(value, before[key]) for key, value in with_repa.loss.state_dict().items()
     )
+
+
+def test_init_from_starts_a_projector_of_another_shape_anew(tmp_path, caplog):
+    def with_teacher(dim: int) -> PixelHDMModule:
+        module, teacher = new_module(weights="raw"), PatchMeans()
+        teacher.dim = dim
+        module.loss = TripleLoss(VelocityLoss(), repa=RepaLoss(teacher))
+        module.loss.connect(module.network)
+        return module
+
+    small, large = with_teacher(3), with_teacher(5)
+    torch.save({"state_dict": small.state_dict()}, tmp_path / "small.ckpt")
+    before = {key: value.clone() for key, value in large.loss.state_dict().items()}
+    with caplog.at_level("INFO"):
+        large.load_weights(str(tmp_path / "small.ckpt"))
+    assert "2 of the loss start anew" in caplog.text
+    for key, value in large.loss.state_dict().items():
+        is_last = key.startswith("terms.repa.projector.4")
+        assert torch.equal(value, (before if is_last else small.loss.state_dict())[key])
+
+
+def test_the_teacher_is_read_before_the_first_step():
+    module = new_module()
+    term = RepaLoss(PatchMeans())
+    module.loss = TripleLoss(VelocityLoss(), repa=term)
+    module.on_fit_start()
+    assert term.teacher.num_reads == 1
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_stage_that_needs_a_loss_says_so(stage):
+    module = new_module()
+    module.loss = None
+    with pytest.raises(UserError, match=f"loss must be given to {stage}, got none"):
+        module.setup(stage)
+    module.setup("predict")
+
+
+def test_training_times_follow_the_flows_law():
+    module, given = new_module(flow=FlowMatching(time_mean=-1.0, time_std=0.5)), batch(400, 2)
+    given["condition"] = given["condition"] % 10
+    _, t = module.losses(given, module.network, module.conditioner)
+    drawn = draw(given["seed"], 2, 2, t.device).time
+    assert torch.equal(t, module.flow.time(drawn))
+    assert torch.logit((t - 0.05) / 0.9).mean().item() == pytest.approx(-1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_only_the_ratio_of_weights_matters(factor):
+    module, given = new_module(), batch()
+    scaled = given | {"weight": factor * given["weight"]}
+    torch.testing.assert_close(loss(module, scaled), loss(module, given))

@@ -46,7 +46,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = walk(STEPS)
     state = raw | {"loss.d": randn(3)} | {f"ema.{key}": value * 0 for key, value in raw.items()}
     state |= {f"profiles.0_05.{key}": value for key, value in raw.items()}
-    parts = {"loops": {}, "callbacks": {}, "optimizer_states": [{}], "training": {}}
+    callbacks = {"RepaEarlyStop": {"samples": 9}, "ZClip": {"steps": 1}}
+    parts = {"loops": {}, "callbacks": callbacks, "optimizer_states": [{}], "training": {}}
     AtomicCheckpointIO().save_checkpoint(
         {"state_dict": state, "global_step": STEPS, "pytorch-lightning_version": "2.6.0", **parts},
         folder / "checkpoints/step_00000480.ckpt",
@@ -65,6 +66,7 @@ def test_reconstruction_is_the_average_that_could_have_been_kept(
         in line
     )
     assert float(line.split("residual ")[1].split("%")[0]) < 1
+    assert 0 < float(line.split("snapshots ")[-1].split("%")[0]) < 1  # rounding
     state = read_checkpoint(tmp_path / "x.ckpt")["state_dict"]
     raw = walk(STEPS)
     assert state.keys() == {*raw, "loss.d"} | {f"ema.{key}" for key in raw}
@@ -83,6 +85,7 @@ def test_command_line_and_the_file_it_names_by_itself(run_folder, capsys):
     checkpoint = AtomicCheckpointIO().load_checkpoint(file)
     assert checkpoint["global_step"] == STEPS
     assert checkpoint["reconstruction"]["sigma_rel"] == 0.08
+    assert checkpoint["callbacks"] == {"RepaEarlyStop": {"samples": 9}}
     assert "optimizer_states" not in checkpoint
     file.unlink()
 
@@ -91,6 +94,7 @@ def test_command_line_and_the_file_it_names_by_itself(run_folder, capsys):
     ("arguments", "words"),
     [
         ({"sigma_rel": 0.3}, r"sigma_rel must be above 0 and at most 0\.2887"),
+        ({"sigma_rel": 1e-4}, r"within reach of the run's snapshots, got 0\.0001, from .* \d\d%"),
         ({"step": 481}, "one of a snapshot, 20 … 480, got 481. Near it are 440, 460, 480"),
         ({"step": 0}, "one of a snapshot, 20 … 480, got 0"),
         ({"step": 333}, "got 333. Near it are 320, 340, 360"),

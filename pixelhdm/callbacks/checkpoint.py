@@ -26,7 +26,8 @@ class RunCheckpoint(Checkpoint):
     """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt.
 
     Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops
-    at once). Where a step is skipped, the next good one is saved in its place.
+    at once). Where a step is skipped, the next good one is saved in its place. A run ends between
+    two steps, not between the accumulated batches of one.
 
     Args:
         every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
@@ -41,6 +42,8 @@ class RunCheckpoint(Checkpoint):
         self.signum: int | None = None
         self.latest: Path | None = None
         self.doubtful, self.is_rank_zero = False, True
+        self.within_step = self.stops_after_step = self.at_end = False
+        self.position: tuple[int, dict[str, Any]] | None = None
         self.handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,6 +53,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = self.seen = self.good = trainer.global_step
         self.is_rank_zero = trainer.is_global_zero
+        self.within_step = self.stops_after_step = False
         if threading.current_thread() is threading.main_thread():
             self.handlers = {
                 s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)
@@ -66,9 +70,13 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.seen:
+        self.within_step = step == self.seen
+        if self.within_step:
+            self.delay_stop(trainer)
             return
         self.seen = step
+        self.position = trainer.current_epoch, trainer.fit_loop.state_dict()
+        trainer.should_stop |= self.stops_after_step
         stop = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
         due = stop
         if not pl_module.step_skipped:
@@ -81,10 +89,32 @@ class RunCheckpoint(Checkpoint):
         if stop:
             raise Interrupted(self.signum or signal.SIGTERM)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
+        if self.within_step:
+            self.delay_stop(trainer)
+
+    def delay_stop(self, trainer: Trainer) -> None:
+        """Keep a stop that was asked for within a step, by a time limit for instance, until its
+        end: the gradients summed so far would be lost.
+        """
+        self.stops_after_step |= trainer.should_stop
+        trainer.should_stop = False
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: PixelHDMModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """At the end of a run keep the position right after its last step: Lightning has counted
+        the epoch as done by then, wherever in it the run has stopped.
+        """
+        if self.at_end:
+            checkpoint["epoch"], checkpoint["loops"]["fit_loop"] = self.position
+
     def on_train_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         if trainer.global_step > self.started:
             if self.latest != self.file(trainer):
+                self.at_end = True
                 self.save(trainer)
+                self.at_end = False
             if not pl_module.step_skipped:
                 self.prune(trainer)
 

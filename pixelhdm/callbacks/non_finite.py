@@ -1,6 +1,7 @@
 """What happens when the loss is no longer a number."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.files import replacing
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 
@@ -39,6 +41,17 @@ class SkipNonFinite(Callback):
         self.kept_scale: float | None = None
         self.samples: list[tuple[Tensor, Tensor]] = []
         self.loss: Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the records of steps that a resumed run takes again."""
+        file = Path(trainer.default_root_dir) / FILE
+        if not trainer.is_global_zero or trainer.fast_dev_run or not file.exists():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if recorded_step(line) < trainer.global_step]
+        if kept != lines:
+            with replacing(file) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -91,7 +104,9 @@ class SkipNonFinite(Callback):
                 "grad_norm": str(norm),
                 "samples": indices,
             }
-            with open(Path(trainer.default_root_dir) / FILE, "a", encoding="utf-8") as out:
+            file = Path(trainer.default_root_dir) / FILE
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "a", encoding="utf-8") as out:
                 out.write(json.dumps(record) + "\n")
             rank_zero_info(
                 f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples "
@@ -99,7 +114,8 @@ class SkipNonFinite(Callback):
             )
         if self.in_a_row >= self.max_in_a_row:
             raise UserError(
-                f"loss must be finite, got NaN or infinity in {self.in_a_row} steps in a row "
+                "loss and gradient must be finite, got NaN or infinity in "
+                f"{self.in_a_row} steps in a row "
                 f"(loss {loss}, gradient norm {norm}, step {trainer.global_step}). Checkpoints in "
                 f"{trainer.default_root_dir} are intact: resume the last one, or if that fails at "
                 "once the one before it, with a lower learning rate, and look at the samples in "
@@ -116,6 +132,14 @@ class SkipNonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.skipped, self.overflows = state_dict["skipped"], state_dict["overflows"]
+
+
+def recorded_step(line: str) -> float:
+    """The step of a record; infinity for one that a kill has torn."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
 
 
 def loss_scaler(trainer: Trainer) -> torch.amp.GradScaler | None:

@@ -6,10 +6,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from pixelhdm.errors import check_at_least
+from pixelhdm.training.losses.repa import RepaLoss
 
 
 class RepaEarlyStop(Callback):
-    """End the REPA loss after some training and free its teacher.
+    """End every RepaLoss after some training and free its teacher.
 
     Alignment speeds up the beginning and holds the end back (arXiv:2505.16792). The projector's
     parameters stay, with zero gradients. A run resumed after the end does not load the teacher;
@@ -53,14 +54,16 @@ class RepaEarlyStop(Callback):
             self.stop_if_due(pl_module)
 
     def stop_if_due(self, pl_module: LightningModule) -> None:
-        """Stop the term, once, if one of the limits is reached."""
+        """Stop the terms, once, if one of the limits is reached."""
         limits = ((self.step, self.seen_step), (self.samples, self.seen_samples))
         due = any(limit is not None and seen >= limit for limit, seen in limits)
-        if not due or pl_module.loss is None or "repa" not in pl_module.loss.terms:
+        if not due or pl_module.loss is None:
             return
-        term = pl_module.loss.terms["repa"]
-        if term.active:
+        terms = pl_module.loss.terms.values()
+        running = [term for term in terms if isinstance(term, RepaLoss) and term.active]
+        for term in running:
             term.stop()
+        if running:
             rank_zero_info(f"REPA is over: step {self.seen_step}, {self.seen_samples} images.")
 
     def state_dict(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.module import PixelHDMModule, gradients
 
 EPS = 1e-6
+OF_STEP = THRESHOLD, SCORE = "train/clip_threshold", "train/grad_z"
 
 
 class NormStatistics:
@@ -117,15 +118,19 @@ class ZClip(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: PixelHDMModule, optimizer: Optimizer
     ) -> None:
-        if not self.on or pl_module.step_skipped:
+        if not self.on:
+            return
+        if pl_module.step_skipped:
+            pl_module.forget(OF_STEP)
             return
         norm = float(pl_module.gradient_norm(optimizer))
         if not math.isfinite(norm):
+            pl_module.forget(OF_STEP)
             pl_module.skip_step(optimizer)
             return
         limits = {
-            "train/clip_threshold": min(self.norms.threshold(), self.max_norm),
-            "train/grad_z": self.norms.score(norm),
+            THRESHOLD: min(self.norms.threshold(), self.max_norm),
+            SCORE: self.norms.score(norm),
         }
         left = min(self.norms.cut(norm), self.max_norm)
         if left < norm:

@@ -9,9 +9,10 @@ import numpy as np
 from einops import repeat
 
 from pixelhdm.data.source import ImageSource, Record, check_image_size
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.files import replacing
 
+Split = Literal["train", "val"]
 SIDE, LEVELS, HELD_OUT_EVERY = 8, 16, 10
 
 
@@ -27,7 +28,8 @@ class Digits(ImageSource):
         split: "train" (1,617 images) or "val" (the 180 held-out ones).
     """
 
-    def __init__(self, folder: str = "data/digits", split: Literal["train", "val"] = "train"):
+    def __init__(self, folder: str = "data/digits", split: Split = "train"):
+        check_one_of(Split, split=split)
         self.file, self.split = Path(folder) / "digits.npz", split
 
     classes = tuple("0123456789")

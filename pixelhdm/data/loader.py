@@ -35,6 +35,8 @@ class EpochLoader:
         accumulate: batches whose gradients make one optimizer step.
 
     Attributes:
+        trainer_epoch: batches after which the trainer's epoch ends, and with it an optimizer step;
+            a whole epoch unless it takes a part alone.
         asked: when the latest batch was asked for, in seconds of time.perf_counter.
         given: when it was given out; training waited for it from `asked` to `given`.
     """
@@ -54,7 +56,7 @@ class EpochLoader:
         self.source, self.seed, self.shuffle, self.num_threads = source, seed, shuffle, num_threads
         self.global_batch = batch_size * world_size
         self.columns = slice(rank * batch_size, (rank + 1) * batch_size)
-        self.epoch, self.step = 0, 0
+        self.epoch, self.step, self.trainer_epoch = 0, 0, len(self)
         self.asked = self.given = 0.0
 
     def __len__(self) -> int:
@@ -85,21 +87,28 @@ class EpochLoader:
         """The batches from the position to the end of the epoch."""
         plan = epoch_plan(len(self.source), self.global_batch, self.seed, self.epoch, self.shuffle)
         for batch in self.ahead(plan[self.step :, self.columns]):
-            share = torch.full_like(batch["weight"], self.share(self.step))
+            share = torch.full_like(batch["weight"], self.share())
             self.step += 1
             yield batch | {"share": share}
 
-    def share(self, step: int) -> float:
-        """Images in a batch over the mean number in the batches that its optimizer step averages.
+    def share(self) -> float:
+        """Images in the next batch over the mean number in the batches that its optimizer step
+        averages.
 
-        It differs from 1 at an epoch's end, where batches or steps are not full.
+        It differs from 1 where batches or steps are not full: at an epoch's end, the data's or the
+        trainer's.
         """
-        start = step - step % self.accumulate
-        first, end, last = (
-            min(number * self.global_batch, len(self.source))
-            for number in (start, start + self.accumulate, step + 1)
-        )
-        return self.accumulate * (last - step * self.global_batch) / (end - first)
+        number = self.epoch * len(self) + self.step
+        done = number % self.trainer_epoch
+        first = done - done % self.accumulate
+        last = min(first + self.accumulate, self.trainer_epoch)
+        images = sum(self.images(number - done + batch) for batch in range(first, last))
+        return self.accumulate * self.images(number) / images
+
+    def images(self, number: int) -> int:
+        """Images in a batch, numbered over all epochs."""
+        start = number % len(self) * self.global_batch
+        return min(self.global_batch, len(self.source) - start)
 
     def ahead(self, plan: np.ndarray) -> Iterator[Batch]:
         """Load the rows of `plan` in order, a few of them ahead of time."""

@@ -1,5 +1,6 @@
 """What a source of images is."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ class Record(NamedTuple):
     label: int
 
 
-class ImageSource:
+class ImageSource(ABC):
     """Base of all sources: a fixed list of labelled images, found by their index 0 … len - 1.
 
     Building one touches no file; `prepare` may write, `open` reads.
@@ -34,22 +35,23 @@ class ImageSource:
     def prepare(self) -> None:
         """Write what is needed on this machine, once; called by one process."""
 
+    @abstractmethod
     def open(self, image_size: int) -> None:
         """Read what `len` and `load` need, for images of `image_size` x `image_size`; called by
         every process.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of images."""
 
+    @abstractmethod
     def load(self, index: int, seed: int) -> Record:
         """One image of the size given to `open`; `seed` decides random flips and crops."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A short text that differs when the data differ; call after `open`."""
-        raise NotImplementedError
 
 
 def check_image_size(given: int, native: int, name: str) -> None:

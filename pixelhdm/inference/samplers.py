@@ -3,6 +3,7 @@
 A solver keeps no state between calls: what a step wants to remember it returns.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,7 @@ Image = Float[Tensor, "B H W 3"]
 Velocity = Callable[[Image, Float[Tensor, ""]], Image]
 
 
-class Sampler:
+class Sampler(ABC):
     """Base of all solvers.
 
     The times are linspace(t_eps, 1 - t_eps, num_steps + 1), the range that training has seen. One
@@ -32,11 +33,11 @@ class Sampler:
         check_at_least(1, num_steps=num_steps)
         self.num_steps = num_steps
 
+    @abstractmethod
     def step(
         self, velocity: Velocity, z: Image, t: Tensor, t_next: Tensor, memory: Any
     ) -> tuple[Image, Any]:
         """Advance `z` from t to t_next; `memory` is what the last step returned, None at first."""
-        raise NotImplementedError
 
     def solve(self, velocity: Velocity, z: Image, times: Float[Tensor, "steps"]) -> Image:
         """Advance `z` along `times`."""

@@ -1,5 +1,6 @@
 """What a network is: the common base and its result."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -21,7 +22,7 @@ class Prediction(NamedTuple):
     features: Float[Tensor, "B L D"]
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Base of all networks: maps a noisy image, its time and its context to a Prediction.
 
     Args:
@@ -33,10 +34,11 @@ class Network(nn.Module):
         super().__init__()
         self.hidden_dim, self.patch_size = hidden_dim, patch_size
 
+    @abstractmethod
     def forward(
         self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
     ) -> Prediction:
-        raise NotImplementedError
+        """Predict from noisy images z at their times t, 1 is clean, and their contexts."""
 
     def check_size(self, height: int, width: int) -> None:
         """Raise unless an image of this size can be cut into whole patches."""

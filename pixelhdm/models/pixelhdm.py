@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.models.attention import NORM_EPS, GatedAttention
 from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulation
 from pixelhdm.models.conditioners.context import Context
@@ -18,6 +18,8 @@ from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import Network, Prediction
 from pixelhdm.models.norm import RMSNorm
 from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, token_positions
+
+GradCheckpoint = Literal["none", "pixel", "all"]
 
 
 class PixelHDM(Network):
@@ -69,12 +71,14 @@ class PixelHDM(Network):
         pixel_modulation: PixelModulation = "factored",
         post_modulation: bool = False,
         feature_block: int = 8,
-        grad_checkpoint: Literal["none", "pixel", "all"] = "none",
+        grad_checkpoint: GradCheckpoint = "none",
     ):
         super().__init__(hidden_dim, patch_size)
         check_at_least(1, hidden_dim=hidden_dim, pixel_dim=pixel_dim, patch_size=patch_size)
         check_at_least(1, num_heads=num_heads, head_dim=head_dim, bottleneck_dim=bottleneck_dim)
         check_at_least(0, pixel_depth=pixel_depth)
+        check_one_of(GradCheckpoint, grad_checkpoint=grad_checkpoint)
+        check_one_of(PixelModulation, pixel_modulation=pixel_modulation)
         if mlp_ratio <= 0 or rope_theta <= 0:
             raise UserError(
                 f"mlp_ratio and rope_theta must be above 0, got {mlp_ratio} and {rope_theta}."

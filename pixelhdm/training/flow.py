@@ -8,9 +8,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.models.network import Prediction
 
+PredictionType = Literal["v", "x"]
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -50,7 +51,7 @@ class FlowMatching:
         noise_scale: standard deviation of the noise; 1 at 256 px, JiT uses 2 at 512 px.
     """
 
-    prediction: Literal["v", "x"] = "v"
+    prediction: PredictionType = "v"
     time_mean: float = 0.0
     time_std: float = 1.0
     t_eps: float = 0.05
@@ -58,6 +59,7 @@ class FlowMatching:
     noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_one_of(PredictionType, prediction=self.prediction)
         if not 0 < self.t_eps < 0.5:
             raise UserError(f"t_eps must lie between 0 and 0.5, got {self.t_eps}.")
         for name in ("time_std", "time_shift", "noise_scale"):

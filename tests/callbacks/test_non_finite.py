@@ -185,6 +185,27 @@ def test_gradients_that_are_no_numbers_at_any_scale_end_the_run(tmp_path):
 
 
 def test_recorded_loss_is_not_scaled(tmp_path):
-    run(tmp_path, {0}, spoil=torn)
-    _, _, (plain, half), _ = run(tmp_path, {0}, spoil=torn, plugins=[float16(0.25)])
+    _, _, (plain,), _ = run(tmp_path / "plain", {0}, spoil=torn)
+    _, _, (half,), _ = run(tmp_path / "half", {0}, spoil=torn, plugins=[float16(0.25)])
     assert float(half["loss"]) == pytest.approx(float(plain["loss"]), rel=0.01)
+
+
+def detached(loss):
+    """A loss that is no number, with a gradient that is one."""
+    return loss + float("nan") * torch.ones_like(loss)
+
+
+@pytest.mark.parametrize("bad", [2, 3])
+def test_a_bad_loss_in_any_batch_of_a_step_skips_it(tmp_path, bad):
+    _, skip, records, _ = run(tmp_path, {bad}, spoil=detached, accumulate_grad_batches=2)
+    assert skip.skipped == 1
+    assert [(record["step"], len(record["samples"])) for record in records] == [(1, 8)]
+
+
+def test_a_resumed_run_records_its_steps_once(tmp_path):
+    run(tmp_path, {1, 4, 5})
+    with open(tmp_path / FILE, "a") as file:
+        file.write('{"step": 5, "lo')  # torn by a kill
+    last = tmp_path / "checkpoints/step_00000004.ckpt"
+    _, _, records, _ = run(tmp_path, {1}, ckpt_path=last)  # its 1st batch is the 5th
+    assert [record["step"] for record in records] == [1, 5]

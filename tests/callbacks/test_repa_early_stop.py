@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
 from pixelhdm.errors import UserError
 from pixelhdm.models.layers import patchify
-from pixelhdm.models.network import Network, Prediction
+from pixelhdm.models.network import Prediction
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.repa import RepaLoss
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
-from tests.stubs import randn
+from tests.stubs import Sized, randn
 from tests.tiny_dino import PatchMeans
 
 BATCHES = [
@@ -36,7 +36,7 @@ class Module(LightningModule):
 
     def __init__(self, with_repa: bool = True):
         super().__init__()
-        self.network = Network(8, 4)
+        self.network = Sized(8, 4)
         self.layer, self.teacher = nn.Linear(48, 8), PatchMeans()
         repa = RepaLoss(self.teacher, projector="conv") if with_repa else None
         self.loss = TripleLoss(velocity=VelocityLoss(), repa=repa)
@@ -117,6 +117,19 @@ def test_it_ends_between_optimizer_steps_of_several_batches(tmp_path, stop, batc
     module = fit(tmp_path, stop, 4, accumulate_grad_batches=2)
     assert module.active == [True] * batches + [False] * (8 - batches)
     assert module.teacher.num_reads == (batches > 0)
+
+
+def test_it_ends_every_repa_loss_whatever_its_place(tmp_path):
+    class Second(RepaLoss):
+        name = "repa2"
+
+    module = Module()
+    second = Second(PatchMeans(), projector="conv")
+    module.loss = TripleLoss(VelocityLoss(), repa=module.loss.terms["repa"], extra=[second])
+    second.connect(module.network)
+    trainer_with(RepaEarlyStop(step=2), tmp_path, max_steps=3).fit(module, loader(8))
+    assert not any(module.loss.terms[name].active for name in ("repa", "repa2"))
+    assert second.teacher.network is None
 
 
 def test_a_run_resumed_after_the_end_never_reads_the_teacher(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import time
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -222,3 +223,17 @@ def test_no_hook_stays_and_nothing_is_logged_where_logging_is_off(tmp_path, cloc
 )
 def test_the_peak_is_measured_at_the_training_precision(precision, dtype):
     assert training_dtype(precision) == dtype
+
+
+def test_rates_are_those_of_all_processes(clock):
+    meter, module = Throughput(), small_module(clock)
+    meter.flop, meter.peak = (lambda *_: 30.0), 120.0
+    meter.images, meter.seconds, meter.waited = Counter({(2, 4, 3): 8}), 4.0, 1.0
+    values = meter.measured(Mock(spec=Trainer, world_size=2), module)
+    values.pop("throughput/peak_memory_gib", None)
+    assert {key.removeprefix("throughput/"): value for key, value in values.items()} == {
+        "images_per_s": 8 * 2 / 4,
+        "tokens_per_s": 8 * 2 / 4 * (2 + 3),
+        "data_share": 1 / 4,
+        "mfu": 3 * 30 * 8 / 4 / 120,  # of one device
+    }

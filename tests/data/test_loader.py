@@ -56,6 +56,25 @@ def test_resuming_at_any_position_gives_the_remaining_batches(done, threads):
     assert_same(take(again, 14 - done), expected[done:])
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("part", [2, 3, 4, 5, 6])
+def test_a_step_averages_over_its_images_wherever_the_trainers_epoch_ends(accumulate, part):
+    """In each step the shares weigh the batches' means by their images; steps end where the
+    trainer's epoch ends, which may be anywhere in the data's.
+    """
+    ours = loader()
+    ours.accumulate, ours.trainer_epoch = accumulate, part
+    batches = take(ours, 4 * part)
+    for epoch in range(4):
+        own = batches[part * epoch : part * (epoch + 1)]
+        for start in range(0, part, accumulate):
+            step = own[start : start + accumulate]
+            images = [batch["weight"].sum() for batch in step]
+            for batch, count in zip(step, images, strict=True):
+                expected = torch.full((BATCH,), accumulate * count / sum(images))
+                torch.testing.assert_close(batch["share"], expected)
+
+
 def test_epochs_differ_in_order_and_in_seeds():
     first, second = (torch.cat([b["seed"] for b in take(loader(), 12)[i : i + 6]]) for i in (0, 6))
     assert not set(first.tolist()) & set(second.tolist())

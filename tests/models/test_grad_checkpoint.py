@@ -27,12 +27,14 @@ def run(mode: str, batch: int = 2, **changes) -> tuple[torch.Tensor, list[torch.
     return loss.detach(), [value.grad for value in network.parameters()], grown
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_losses_and_gradients_are_equal_to_the_bit(mode):
-    torch.manual_seed(0)
-    loss, gradients, _ = run("none")
-    torch.manual_seed(0)
-    again, same, _ = run(mode)
+def test_losses_and_gradients_are_equal_to_the_bit(mode, mixed):
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        torch.manual_seed(0)
+        loss, gradients, _ = run("none")
+        torch.manual_seed(0)
+        again, same, _ = run(mode)
     assert torch.equal(loss, again)
     assert all(map(torch.equal, gradients, same))
 

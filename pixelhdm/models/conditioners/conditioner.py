@@ -1,5 +1,6 @@
 """What a conditioner is."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from jaxtyping import Bool
@@ -9,7 +10,7 @@ from pixelhdm.errors import UserError
 from pixelhdm.models.conditioners.context import Context
 
 
-class Conditioner(nn.Module):
+class Conditioner(nn.Module, ABC):
     """Base of all conditioners: turns raw conditions (class numbers, prompts) into a Context.
 
     Args:
@@ -27,12 +28,12 @@ class Conditioner(nn.Module):
     def check(self, condition: Any) -> None:
         """Raise a UserError unless every condition of a batch on the CPU can be embedded."""
 
+    @abstractmethod
     def forward(self, condition: Any, null: Bool[Tensor, "B"] | None = None) -> Context:
         """Embed a batch of conditions; where `null` is true the empty condition takes their
         place.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self, batch_size: int) -> Context:
         """The empty condition, `batch_size` times."""
-        raise NotImplementedError

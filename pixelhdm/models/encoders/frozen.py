@@ -1,12 +1,13 @@
 """Networks that are used and never trained."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import nn
 
 
-class Frozen:
+class Frozen(ABC):
     """Base of pretrained networks that are used and never trained.
 
     Not an nn.Module: the network is in no checkpoint, optimizer, average or DDP wrapper, and stays
@@ -18,13 +19,13 @@ class Frozen:
         self.network: nn.Module | None = None
         self.device: torch.device | None = None
 
+    @abstractmethod
     def read(self) -> nn.Module:
         """The network from its files, in float32 on the CPU.
 
         Raises:
             UserError: the files are missing or do not fit.
         """
-        raise NotImplementedError
 
     def load(self, device: torch.device) -> nn.Module:
         """The network on `device`, read now if it is not there yet."""

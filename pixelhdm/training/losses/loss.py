@@ -1,5 +1,7 @@
 """What a term of the loss is."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowSample
 
 
-class LossTerm(nn.Module):
+class LossTerm(nn.Module, ABC):
     """Base of all terms: from a prediction and its sample to one number per image.
 
     A term computes in float32 under any precision. Its parameters, where it has some, are trained
@@ -40,5 +42,6 @@ class LossTerm(nn.Module):
         """End the term for good and free what only it needs; its parameters stay."""
         self.active = False
 
+    @abstractmethod
     def forward(self, prediction: Prediction, sample: FlowSample) -> Float[Tensor, "B"]:
-        raise NotImplementedError
+        """The term of every image, without its weight."""

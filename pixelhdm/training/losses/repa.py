@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.models.encoders.teacher import Teacher
 from pixelhdm.models.layers import init_linear
 from pixelhdm.models.linear import Linear
@@ -18,6 +18,7 @@ from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowSample
 from pixelhdm.training.losses.loss import LossTerm
 
+Projector, Resize = Literal["mlp", "conv"], Literal["teacher", "student"]
 HIDDEN_DIM = 2048  # of REPA's projector
 
 
@@ -47,12 +48,14 @@ class RepaLoss(LossTerm):
         self,
         teacher: Teacher,
         weight: float = 0.5,
-        projector: Literal["mlp", "conv"] = "mlp",
+        projector: Projector = "mlp",
         alpha: float = 1.0,
         teacher_size: int | None = None,
-        resize: Literal["teacher", "student"] = "teacher",
+        resize: Resize = "teacher",
     ):
         super().__init__(weight)
+        check_one_of(Projector, projector=projector)
+        check_one_of(Resize, resize=resize)
         if teacher_size is not None and teacher_size < teacher.patch_size:
             raise UserError(
                 f"teacher_size must be at least the teacher's patch_size={teacher.patch_size}, "
@@ -117,11 +120,14 @@ class RepaLoss(LossTerm):
                 f"features of the network must be one per patch, {h}x{w}, got "
                 f"{prediction.features.shape[1]}. Leave out all but image tokens."
             )
-        if self.kind == "conv" and h * w == 1:
+        grids = [(h, w), self.teacher_grid(*sample.x.shape[1:3])]
+        if self.kind == "conv" and (1, 1) in grids:
             raise UserError(
-                "projector=conv must have more than one patch an image to normalise over, got "
-                f"{sample.x.shape[1]}x{sample.x.shape[2]} with "
-                f"patch_size={self.patch_size}. Use mlp."
+                "projector=conv must have more than one patch an image to normalise over, of the "
+                "network and of the teacher, got {}x{} and {}x{} of ".format(*grids[0], *grids[1])
+                + "{}x{} pixels. Use mlp, or a larger image or teacher_size.".format(
+                    *sample.x.shape[1:3]
+                )
             )
         features = rearrange(prediction.features, "b (h w) d -> b h w d", h=h, w=w)
         target = self.target(sample.x)

@@ -30,15 +30,22 @@ class TripleLoss(nn.Module):
         super().__init__()
         given = {"velocity": velocity, "frequency": frequency, "repa": repa}
         terms = {key: term for key, term in given.items() if term is not None}
+        self.terms = nn.ModuleDict()
         for term in extra or []:
-            if term.name in {*terms, "total"} or not term.name.isidentifier():
+            name = getattr(term, "name", "")
+            is_taken = name in {*terms, "total"} or hasattr(self.terms, name)
+            if is_taken or not name.isidentifier():
                 raise UserError(
-                    f"every loss must have a name of its own, one word, got {term.name!r}."
+                    "every loss must have a name of its own, one word that is no attribute of "
+                    f"torch.nn.ModuleDict, got {name!r} of {type(term).__name__}."
                 )
-            terms[term.name] = term
-        if not terms:
-            raise UserError("loss must have at least one term, got none. Set model.loss.velocity.")
-        self.terms = nn.ModuleDict(terms)
+            terms[name] = term
+        if terms.keys() <= {"repa"}:
+            raise UserError(
+                "loss must have a term on the network's output, got "
+                f"{'repa alone' if terms else 'none'}. Set model.loss.velocity."
+            )
+        self.terms.update(terms)
 
     def connect(self, network: Network) -> None:
         """Let every term build what depends on the network."""

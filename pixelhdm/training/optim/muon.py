@@ -44,6 +44,11 @@ class MuonAdamW(Optimizer):
     ):
         if not 0 <= momentum < 1:
             raise UserError(f"momentum must lie in 0 … 1 (1 excluded), got {momentum}.")
+        if not 1 <= ns_steps < 100:
+            raise UserError(f"ns_steps must lie in 1 … 99, got {ns_steps}. 5 are usual.")
+        for name, rate in (("lr", lr), ("hidden_lr", hidden_lr)):
+            if rate is not None and not rate >= 0:
+                raise UserError(f"{name} must be at least 0, got {rate}.")
         groups = [dict(group) for group in params]
         if not any(is_hidden(group) for group in groups):
             raise UserError(

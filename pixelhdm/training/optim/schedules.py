@@ -5,12 +5,13 @@ changed in the config counts from then on.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from pixelhdm.errors import UserError, check_at_least
 
 
-class Schedule:
+class Schedule(ABC):
     """Base of all schedules: factor of every learning rate at each optimizer step.
 
     factor(step) = min(1, (step + 1) / warmup_steps) curve(steps since the peak), where the peak is
@@ -30,9 +31,9 @@ class Schedule:
         curve = self.curve(max(0, step + 1 - warmup), total_steps)
         return min(1.0, (step + 1) / warmup) * curve
 
+    @abstractmethod
     def curve(self, step: int, total_steps: int | None) -> float:
         """The factor `step` steps after the peak, where it is 1."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,12 @@ from pixelhdm.errors import UserError
 from pixelhdm.training.optim.schedules import Schedule
 
 OWN = ("params", "lr")  # of the optimizer that is resumed; lr follows from initial_lr
+NEEDS_STATE = ("amsgrad",)  # switched on, it asks for a memory that the saved state does not have
+
+
+def class_name(optimizer: Optimizer) -> str:
+    """Package and class of an optimizer; several packages have one of the same name."""
+    return f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
 
 
 def describe(schedule: Schedule, total_steps: int | None) -> str:
@@ -25,13 +31,13 @@ def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> 
 
     Args:
         state: the saved state, changed in place.
-        saved_class: name of the class of the optimizer that it belongs to.
+        saved_class: `class_name` of the optimizer that it belongs to.
         fresh: the optimizer as the config asks for it.
 
     Raises:
-        UserError: the state belongs to another optimizer.
+        UserError: the state belongs to another optimizer, or lacks what a setting needs.
     """
-    name = type(fresh).__name__
+    name = class_name(fresh)
     if saved_class != name:
         raise UserError(
             f"a resumed run must keep its optimizer {saved_class}, got {name}. Restore it, or "
@@ -40,6 +46,11 @@ def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> 
     changes = {}  # several groups may have one role
     for old, new in zip(state["param_groups"], fresh.param_groups, strict=True):
         for key, value in new.items():
+            if key in NEEDS_STATE and value and not old.get(key):
+                raise UserError(
+                    f"a resumed run must keep {key}={old.get(key)}, got {value}. Restore it, or "
+                    "start a new run from the weights with --model.init_from."
+                )
             if key not in OWN and old.get(key) != value:
                 shown = "lr" if key == "initial_lr" else key
                 changes[f"{shown}={value} (was {old.get(key)}) for {new['role']} weights"] = None

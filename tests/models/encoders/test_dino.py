@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelhdm.errors import UserError
-from pixelhdm.models.encoders.dino import Dino, DINOv2, DINOv3
+from pixelhdm.models.encoders.dino import Dino, DINOv2, DINOv3, Library
 from tests.stubs import randn
 from tests.tiny_dino import DIM, quiet, save_dinov2, save_dinov3
 
@@ -165,6 +166,20 @@ def test_damaged_folders_are_named(copied, file, damage):
     assert "a folder with its config.json and model.safetensors" in error
 
 
+def test_each_library_has_its_own_default_and_says_what_it_reads(teachers):
+    sources = [cls(library=name).source for cls in (DINOv3, DINOv2) for name in get_args(Library)]
+    assert sources == [
+        "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        "vit_base_patch16_dinov3.lvd1689m",
+        "facebook/dinov2-base",
+        "vit_base_patch14_dinov2.lvd142m",
+    ]
+    foreign = teachers["dinov3 transformers"].source
+    assert "as timm saves them, or from the Hub by timm's name" in error_of(
+        DINOv3(foreign, DIM, "timm")
+    )
+
+
 @pytest.mark.parametrize(
     "teacher",
     [
@@ -178,7 +193,8 @@ def test_damaged_folders_are_named(copied, file, damage):
 def test_names_that_cannot_be_downloaded_say_what_to_do(teacher):
     error = error_of(teacher)
     assert f"teacher {teacher.source} must be readable by {teacher.library}" in error
-    assert "its licence accepted and a login, got " in error
+    advice = {"transformers": "its licence accepted and a login, got ", "timm": "by timm's name"}
+    assert advice[teacher.library] in error
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "./nothing", "/nothing", "~/nothing"])

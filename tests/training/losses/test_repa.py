@@ -5,13 +5,13 @@ from torch import Tensor, nn
 from pixelhdm.errors import UserError
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.encoders.frozen import Frozen
-from pixelhdm.models.network import Network, Prediction
+from pixelhdm.models.network import Prediction
 from pixelhdm.training.flow import FlowMatching, FlowSample
 from pixelhdm.training.losses import repa
 from pixelhdm.training.losses.repa import RepaLoss, resized, spatially_normalized
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
-from tests.stubs import context, perturb, randn, tiny_network
+from tests.stubs import Sized, context, perturb, randn, tiny_network
 from tests.tiny_dino import PatchMeans, quiet, save_dinov3
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def connected(hidden_dim: int = 3, patch_size: int = 4, **settings: object) -> R
     """A RepaLoss with the teacher PatchMeans."""
     loss = RepaLoss(PatchMeans(), **settings)
     torch.manual_seed(0)
-    loss.connect(Network(hidden_dim, patch_size))
+    loss.connect(Sized(hidden_dim, patch_size))
     return loss
 
 
@@ -84,7 +84,7 @@ def test_sizes_of_the_default_projectors(monkeypatch, projector, count):
     loss = RepaLoss(DINOv3(), projector=projector)
     assert list(loss.parameters()) == []
     with torch.device("meta"):
-        loss.connect(Network(1024, 16))
+        loss.connect(Sized(1024, 16))
     assert sum(p.numel() for p in loss.parameters()) == count
 
 
@@ -128,7 +128,7 @@ def test_conv_sees_the_neighbours_on_the_grid_of_any_aspect():
 )
 def test_grid_of_the_teacher(patch_size, teacher_size, size, grid):
     loss = RepaLoss(DINOv2(), teacher_size=teacher_size)
-    loss.connect(Network(8, patch_size))
+    loss.connect(Sized(8, patch_size))
     assert loss.teacher_grid(*size) == grid
 
 
@@ -240,6 +240,17 @@ def test_a_missing_teacher_says_how_to_train_without_it():
 def test_features_that_are_not_one_per_patch_are_refused():
     with pytest.raises(UserError, match="one per patch, 2x3, got 7"):
         value(connected(8), randn(1, 7, 8), torch.zeros(1, 8, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [((4, 4), {}), ((16, 16), {"teacher_size": 4}), ((4, 4), {"teacher_size": 16})],
+)
+def test_conv_needs_more_than_one_patch_of_network_and_teacher(size, settings):
+    loss = connected(8, projector="conv", **settings)
+    features = randn(1, size[0] * size[1] // 16, 8)
+    with pytest.raises(UserError, match=r"more than one patch an image .*1x1.* or teacher_size"):
+        value(loss, features, torch.zeros(1, *size, 3))
 
 
 def test_too_small_a_teacher_size_is_refused():

@@ -7,9 +7,11 @@ from pixelhdm.models.network import Prediction
 from pixelhdm.training.flow import FlowMatching, FlowSample
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.loss import LossTerm
+from pixelhdm.training.losses.repa import RepaLoss
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.stubs import randn
+from tests.tiny_dino import PatchMeans
 
 
 class Bias(LossTerm):
@@ -64,12 +66,20 @@ def test_a_stopped_term_leaves_the_total_and_keeps_a_zero_gradient():
     assert torch.equal(loss.terms["bias"].bias.grad, torch.zeros(3))
 
 
-@pytest.mark.parametrize("name", ["velocity", "total", "lpips/vgg", "a.b", ""])
+@pytest.mark.parametrize("name", ["velocity", "total", "lpips/vgg", "a.b", "", "keys"])
 def test_extra_terms_need_a_name_of_their_own(name):
     term = Bias()
     term.name = name
-    with pytest.raises(UserError, match=f"name of its own, one word, got '{name}'"):
+    with pytest.raises(UserError, match=f"name of its own, one word .*, got '{name}' of Bias"):
         TripleLoss(VelocityLoss(), extra=[term])
+
+
+def test_a_term_without_a_name_is_refused():
+    class Nameless(VelocityLoss):
+        name = property()
+
+    with pytest.raises(UserError, match="got '' of Nameless"):
+        TripleLoss(VelocityLoss(), extra=[Nameless()])
 
 
 def test_a_stopped_term_does_not_pass_on_its_parameters_nan():
@@ -80,9 +90,12 @@ def test_a_stopped_term_does_not_pass_on_its_parameters_nan():
     assert loss(prediction, sample)["total"].isfinite().all()
 
 
-def test_at_least_one_term():
-    with pytest.raises(UserError, match=r"at least one term, got none. Set model\.loss"):
+def test_a_term_on_the_output():
+    words = r"a term on the network's output, got {}\. Set model\.loss\.velocity"
+    with pytest.raises(UserError, match=words.format("none")):
         TripleLoss()
+    with pytest.raises(UserError, match=words.format("repa alone")):
+        TripleLoss(repa=RepaLoss(PatchMeans()))
 
 
 def test_wrong_weight():

@@ -1,0 +1,71 @@
+"""What to do when the device's memory does not suffice."""
+
+import torch
+from jsonargparse import Namespace
+
+from pixelhdm.checkpoints import checkpoints_of, step_of
+
+# Of CUDA, its libraries and the CPU, whose failed allocations are no torch.OutOfMemoryError.
+WORDS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error says that memory could not be had."""
+    is_own = isinstance(error, torch.OutOfMemoryError)
+    return is_own or any(words in str(error) for words in WORDS)
+
+
+def advice(config: Namespace, subcommand: str, image_size: tuple[int, int] | None) -> str:
+    """One sentence on what did not fit, and the settings that help most.
+
+    Args:
+        config: the subcommand's config.
+        subcommand: fit, validate or predict.
+        image_size: height and width of the last images.
+    """
+    batch = config.data.batch_size
+    size = " at {}x{}".format(*image_size) if image_size else ""
+    text = f"{subcommand} must fit into the device's memory, got out of it with batch_size={batch}"
+    if subcommand != "fit":
+        smaller = "--trainer.precision=bf16-mixed or a smaller image"
+        return f"{text}{size}. Set {f'--data.batch_size={batch // 2}' if batch > 1 else smaller}."
+    kept = checkpoints_of(config.trainer.default_root_dir or ".")
+    saved = "Nothing was saved yet."
+    if kept:
+        saved = (
+            f"{max(kept, key=step_of).name} is intact and can be resumed with all of these, "
+            "another optimizer or network excepted."
+        )
+    return f"{text}{size}. What helps most: {', '.join(savings(config)[:3])}. {saved}"
+
+
+def savings(config: Namespace) -> list[str]:
+    """Settings of a training run that save memory and are not made yet, the best first."""
+    batch, trainer = config.data.batch_size, config.trainer
+    part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
+    parts = part * trainer.accumulate_grad_batches
+    return [
+        words
+        for words, is_new in (
+            (
+                "--model.network.grad_checkpoint=all",
+                config.model.network.init_args.get("grad_checkpoint", "all") != "all",
+            ),
+            (
+                f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
+                batch > 1,
+            ),
+            (
+                "an optimizer with 8-bit states (README, Optimizers)",
+                "8bit" not in config.model.optimizer.class_path,
+            ),
+            ("--trainer.precision=bf16-mixed", str(trainer.precision).startswith("32")),
+            ("a smaller network or image", True),
+        )
+        if is_new
+    ]

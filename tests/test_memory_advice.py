@@ -1,0 +1,64 @@
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from pixelhdm.memory_advice import advice, ran_out
+
+
+def config(batch=8, accumulate=1, optimizer="torch.optim.AdamW", mode="none", precision="32-true"):
+    network = Namespace(init_args=Namespace(grad_checkpoint=mode))
+    return Namespace(
+        data=Namespace(batch_size=batch),
+        trainer=Namespace(
+            accumulate_grad_batches=accumulate, precision=precision, default_root_dir="nowhere"
+        ),
+        model=Namespace(network=network, optimizer=Namespace(class_path=optimizer)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "grad_checkpoint=all, --data.batch_size=4 --trainer.accumulate_grad_batches=2, an"),
+        ({"accumulate": 3}, "--data.batch_size=4 --trainer.accumulate_grad_batches=6, an"),
+        ({"batch": 9}, "--data.batch_size=3 --trainer.accumulate_grad_batches=3, an optimizer"),
+        (
+            {"batch": 1, "mode": "all"},
+            "most: an optimizer with 8-bit states (README, Optimizers), "
+            "--trainer.precision=bf16-mixed, a smaller network or image. Nothing was saved yet.",
+        ),
+        (
+            {"mode": "all", "optimizer": "bitsandbytes.optim.AdamW8bit"},
+            "accumulate_grad_batches=2, --trainer.precision=bf16-mixed, a smaller network",
+        ),
+        (
+            {"batch": 1, "mode": "all", "optimizer": "X8bit", "precision": "bf16-mixed"},
+            "most: a smaller network or image. Nothing",
+        ),
+    ],
+)
+def test_what_is_not_set_and_keeps_the_images_of_a_step_is_advised(settings, words):
+    assert words in advice(config(**settings), "fit", (16, 24))
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [(8, "batch_size=4."), (1, "Set --trainer.precision=bf16-mixed or a smaller image.")],
+)
+def test_other_commands_only_need_less_at_once(batch, words):
+    said = advice(config(batch), "predict", (16, 24))
+    assert "predict must fit into the device's memory" in said
+    assert f"batch_size={batch} at 16x24." in said
+    assert words in said
+
+
+def test_all_kinds_of_failed_allocations_are_known():
+    errors = [
+        torch.OutOfMemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ]
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert all(map(ran_out, [*errors, caught.value]))
+    assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
