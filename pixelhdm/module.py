@@ -264,14 +264,20 @@ class PixelHDMModule(LightningModule):
         return optimizer
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Set the learning rates of this step; log them and its losses."""
+        """Set the learning rates of this step; log them and its losses.
+
+        Where the groups' rates differ, each is logged with its role.
+        """
         factor = self.schedule.factor(self.trainer.global_step, self.total_steps)
-        rates: dict[float, str] = {}
+        differ = len({float(group["initial_lr"]) for group in optimizer.param_groups}) > 1
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-            name = f"train/lr_{group['role']}" if rates else "train/lr"
-            rates.setdefault(float(group["lr"]), name)
-        self.log_dict({name: rate for rate, name in rates.items()})
+        self.log_dict(
+            {
+                f"train/lr_{group['role']}" if differ else "train/lr": float(group["lr"])
+                for group in optimizer.param_groups
+            }
+        )
         self.log_losses()
 
     def log_losses(self) -> None:

@@ -119,7 +119,7 @@ def test_missing_tensorboard_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_wandb_offline_keeps_all_and_a_resumed_run_its_id(tmp_path, no_account, capfd, caplog):
-    folder, settings = tmp_path / "my-run", Wandb(offline=True, tags=["a"])
+    folder, settings = tmp_path / "my run", Wandb(offline=True, tags=["a"])
     ids = []
     for resumed in (None, "step_00000005.ckpt", None):
         loggers = run_loggers(folder, settings, resumed)
@@ -128,7 +128,7 @@ def test_wandb_offline_keeps_all_and_a_resumed_run_its_id(tmp_path, no_account, 
         log_image(trainer, "samples", np.zeros((4, 6, 3), dtype=np.uint8))
         run = loggers[2].experiment
         assert (run.name, run.project, run.offline, run.tags) == (
-            "my-run",
+            "my run",
             "pixelhdm",
             True,
             ("a",),
@@ -144,7 +144,7 @@ def test_wandb_offline_keeps_all_and_a_resumed_run_its_id(tmp_path, no_account, 
     assert all(list(start.glob("files/media/images/samples_*.png")) for start in starts)
     output = "".join(capfd.readouterr())
     assert "wandb:" not in output
-    assert caplog.text.count("Weights & Biases: wandb sync ") == 3
+    assert caplog.text.count(f"Weights & Biases: wandb sync '{folder}/wandb/offline-run-") == 3
 
 
 def test_wandb_disabled_leaves_nothing(tmp_path, no_account, monkeypatch):
@@ -165,6 +165,19 @@ def test_wandb_online_without_a_key_is_one_sentence(tmp_path, no_account, monkey
         monkeypatch.setenv("WANDB_API_KEY", key)
     with pytest.raises(UserError, match=rf"{got}.*wandb login.*wandb\.offline: true"):
         run_loggers(tmp_path, Wandb(), None)
+
+
+def test_a_wrong_variable_of_wandb_is_named(tmp_path, no_account, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    with pytest.raises(UserError, match=r"WANDB_MODE must be valid .*'offline'.* Mend or unset"):
+        run_loggers(tmp_path, Wandb(), None)
+
+
+def test_a_wrong_project_is_said_without_advice_that_does_not_help(tmp_path, no_account):
+    logger = RunWandb(Wandb(project="a/b", offline=True), tmp_path / "run", None)
+    with pytest.raises(UserError, match=r"must start its run, got: .*'a/b'") as error:
+        logger.log_metrics({"a": 1.0}, 1)
+    assert "offline: true" not in str(error.value)
 
 
 def test_other_loggers_are_left_alone(tmp_path):

@@ -12,6 +12,8 @@ from pixelhdm.parser import one_sentence
 ROOT = Path(__file__).parents[1]
 CONFIGS = ["-c", str(ROOT / "configs_c2i/quickstart.yaml"), "-c", str(ROOT / "tests/offline.yaml")]
 
+BESIDE = "Put the settings beside class_path under init_args."
+
 
 @pytest.fixture
 def error(tmp_path, monkeypatch):
@@ -45,6 +47,8 @@ def error(tmp_path, monkeypatch):
         ("--xyzzy=1", "See --help for the valid names."),
         ("--model.network.xyzzy=1", "See --help for the valid names."),
         ("--model.conditioner.dim=4", "PixelHDM sets dim itself."),
+        ("--model.optimzer.lr=1", "Did you mean model.optimizer"),
+        ("--optimizer.lr=1", "Did you mean model.optimizer?"),
     ],
 )
 def test_unknown_keys_are_named_with_the_nearest_one(error, flag, suggestion):
@@ -58,6 +62,50 @@ def test_unknown_keys_are_named_with_the_nearest_one(error, flag, suggestion):
 )
 def test_abbreviations_are_unknown(error, flag):
     assert f"unrecognized arguments: {flag}" in error("fit", *CONFIGS, flag)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "{model: {optimzer: {lr: 1}}}",
+            "'model.optimzer.lr'. Did you mean model.optimizer",
+        ),
+        ("{optimizer: {init_args: {lr: 1}}}", "optimizer.init_args.lr'. Did you mean model.optim"),
+        ("{model: {schedule: {class_path: CosineSchedule, warmup_steps: 1}}}", BESIDE),
+        ("{model: {network: {class_path: PixelHDM, hidden_dim: 64}}}", BESIDE),
+        ("{model: {optimizer: {class_path: MuonAdamW, lr: 0.1}}}", BESIDE),
+        ("{wandb: 3}", "wandb: Not a valid subclass of Wandb; Expected a bool, got 3."),
+    ],
+)
+def test_what_a_file_has_in_the_wrong_place_is_told(error, tmp_path_factory, text, words):
+    file = tmp_path_factory.mktemp("configs") / "own.yaml"
+    file.write_text(text)
+    assert words in error("fit", *CONFIGS, "-c", str(file))
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        (
+            "--model.schedule=Foo",
+            "no class has this name, got Foo. Known: ConstantSchedule, C",
+        ),
+        ("--model.schedule=CosinSchedule", "got CosinSchedule. Did you mean CosineSchedule or"),
+        (
+            "--model.schedule=Schedule",
+            "must be a class that can be built, got Schedule. Known: C",
+        ),
+        ("--model.network=PixelHDN", "got PixelHDN. Did you mean PixelHDM?"),
+        ("--model.conditioner=Foo", "Known: ClassConditioner."),
+        ("--model.loss.frequency=Foo", "model.loss.frequency: no class has this name, got Foo. Kn"),
+        ("--model.optimizer=AdaamW", "got AdaamW. Did you mean AdamW"),
+        ("--model.optimizer.lr=abc", "model.optimizer.lr: Expected a float, got abc."),
+        ("--model.loss.frequency.quality=x", "model.loss.frequency.quality: Expected a int. Got"),
+    ],
+)
+def test_wrong_names_and_values_of_parts_are_told_from_each_other(error, flag, words):
+    assert words in error("fit", *CONFIGS, flag)
 
 
 @pytest.mark.parametrize("key", ["patch_sise: 4", "init_args: {patch_sise: 4}"])

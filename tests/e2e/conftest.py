@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,12 +69,17 @@ def start(
         text=True,
         env=environment,
         cwd=folder,
+        start_new_session=True,
     )
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
     """Wait for it and return its output."""
-    output, _ = process.communicate(timeout=240)
+    try:
+        output, _ = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
+        raise
     assert process.returncode == code, output
     return output
 
@@ -83,6 +89,12 @@ def with_repa(teacher: DINOv3, projector: str = "conv") -> str:
     files = f"{{class_path: DINOv3, init_args: {{source: {teacher.source}, dim: {teacher.dim}}}}}"
     settings = f"{{projector: {projector}, teacher: {files}}}"
     return f"--model.loss.init_args.repa={{class_path: RepaLoss, init_args: {settings}}}"
+
+
+def watched(name: str, *settings: str) -> list[str]:
+    """The flags that add a callback of watch.py."""
+    path = "--trainer.callbacks"
+    return [f"{path}=tests.e2e.watch.{name}", *(f"{path}.{setting}" for setting in settings)]
 
 
 def logged(folder: str | Path, name: str) -> list[float]:

@@ -1,5 +1,6 @@
 """Killed and interrupted runs go on as if nothing had happened."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, differences, finish, start
+from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, differences, finish, start, watched
 
 LONG = [
     *QUICKSTART,
@@ -18,6 +20,12 @@ LONG = [
     "--trainer.val_check_interval=50",
     "--sample_images.every_n_steps=50",
 ]  # more than one epoch of 203 steps
+
+# It counts the epoch that a run resumed at an epoch's end begins and leaves at once, and in the
+# epoch of a resumed run the batches of a validation that is not repeated.
+COUNTS_OF_LIGHTNING = re.compile(
+    r"fit_loop/(epoch_progress/\w+/(ready|started)|epoch_loop.val_loop.batch_progress/current)"
+)
 
 
 def wait_for(path: Path, process) -> None:
@@ -122,10 +130,65 @@ def test_epoch_end_and_accumulation_resume_exactly():
     fit(*flags, "--trainer.default_root_dir=end", f"--ckpt_path={end}")
     for name in ("middle", "end"):
         different = differences(checkpoint("whole", 9), checkpoint(name, 9))
-        # Lightning counts the epoch that a run resumed at an epoch's end begins and leaves at once.
-        assert [
-            key for key in different if not key.startswith("/loops/fit_loop/epoch_progress")
-        ] == []
+        assert [key for key in different if not COUNTS_OF_LIGHTNING.search(key)] == []
+
+
+ACCUMULATED = [  # 1,617 images: 5 batches and 3 steps an epoch
+    *QUICKSTART,
+    "--data.batch_size=404",
+    "--trainer.accumulate_grad_batches=2",
+    "--trainer.max_steps=-1",
+    "--trainer.max_epochs=3",
+    "--checkpoint.every_n_steps=1",
+    "--sample_images.every_n_steps=0",
+    "--trainer.val_check_interval=2",
+]
+SPOILT = watched("SpoilAt", "step=1")
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory) -> Path:
+    """The folder of a whole run of three epochs whose second step was skipped."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    finish(start("fit", *ACCUMULATED, *SPOILT, "--trainer.default_root_dir=run", folder=folder))
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("stop", "saved"),
+    [
+        (watched("StopAt", "batch=4"), 3),
+        (watched("StopAt", "batch=5", "in_validation=true"), 4),  # within a step
+        (["--trainer.max_steps=2"], 2),  # the skipped one
+    ],
+)
+def test_a_run_that_stops_early_goes_on_to_the_bit(spoilt, stop, saved):
+    """From the end of the step within which it was asked to; no epoch is lost."""
+    parts = [*ACCUMULATED, "--trainer.default_root_dir=parts"]
+    watchers = [word.replace("callbacks=", "callbacks+=") for word in stop]
+    fit(*parts, *SPOILT, *watchers)
+    assert max(Path("parts/checkpoints").iterdir()).name == f"step_{saved:08d}.ckpt"
+    fit(*parts, "--ckpt_path=last")
+    for step in range(saved + 1, 10):
+        different = differences(checkpoint(spoilt, step), checkpoint("parts", step))
+        assert [key for key in different if not COUNTS_OF_LIGHTNING.search(key)] == []
+
+
+def test_a_resumed_runs_config_is_that_of_the_run(run):
+    """It starts a new run as it stands, with the seed that it is given."""
+    first = ["--model.weights=raw", "--trainer.default_root_dir=first"]
+    run("fit", *QUICKSTART, *first)
+    flags = ["--model.init_from=first/checkpoints/step_00000008.ckpt", "--model.weights=raw"]
+    run("fit", *QUICKSTART, *flags)
+    before = Path("runs/quickstart/config.yaml").read_text()
+    run("fit", "-c", "runs/quickstart/config.yaml", "--ckpt_path=last", "--trainer.max_steps=12")
+    config = Path("runs/quickstart/config.yaml").read_text()
+    assert config == before.replace("max_steps: 8", "max_steps: 12")
+    run("fit", "-c", "runs/quickstart/config.yaml", "--trainer.default_root_dir=again",
+        "--seed_everything=5")  # fmt: skip
+    record = yaml.safe_load(Path("again/environment.yaml").read_text())[0]
+    assert (record["seed_everything"], record["data_seed"], record["step"]) == (5, 5, 0)
+    assert Path("again/checkpoints/step_00000012.ckpt").exists()
 
 
 def test_changed_batch_size_is_refused_on_resume(run):

@@ -20,6 +20,7 @@ from tests.e2e.conftest import (
 )
 from tests.tiny_dino import save_dinov3
 
+AMSGRAD = "--model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 0.01, amsgrad: true}}"
 MUON = "--model.optimizer={class_path: MuonAdamW, init_args: {lr: 0.01}}"
 
 
@@ -77,13 +78,38 @@ def test_learning_rate_and_schedule_of_the_config_win_on_resume_and_the_log_says
 
 
 def test_another_optimizer_is_refused_on_resume(run):
-    run("fit", *QUICK, MUON)
-    with pytest.raises(SystemExit) as end:
-        run("fit", *QUICK, "--trainer.max_steps=12", "--ckpt_path=last")
-    assert end.value.code == (
-        "error: a resumed run must keep its optimizer MuonAdamW, got AdamW. Restore it, or start a "
-        "new run from the weights with --model.init_from."
-    )
+    """Also one of the same name from another package, whose state is another."""
+    bnb = "--model.optimizer={class_path: bitsandbytes.optim.AdamW8bit, init_args: {lr: 0.01}}"
+    ao = "--model.optimizer={class_path: torchao.optim.AdamW8bit, init_args: {lr: 0.01}}"
+    for number, (first, name, second, other) in enumerate(
+        [(MUON, "pixelhdm.MuonAdamW", AMSGRAD, "torch.AdamW"),
+         (bnb, "bitsandbytes.AdamW8bit", ao, "torchao.AdamW8bit")]
+    ):  # fmt: skip
+        flags = [*QUICK, f"--trainer.default_root_dir={number}", "--trainer.max_steps=2"]
+        run("fit", *flags, first)
+        with pytest.raises(SystemExit) as end:
+            run("fit", *flags, "--trainer.max_steps=4", "--ckpt_path=last", second)
+        assert end.value.code == (
+            f"error: a resumed run must keep its optimizer {name}, got {other}. Restore it, or "
+            "start a new run from the weights with --model.init_from."
+        )
+
+
+def test_a_setting_that_needs_another_state_is_refused_on_resume(run):
+    run("fit", *QUICK)
+    with pytest.raises(SystemExit, match="must keep amsgrad=False, got True"):
+        run("fit", *QUICK, "--trainer.max_steps=12", "--ckpt_path=last", AMSGRAD)
+
+
+def test_settings_that_exclude_each_other_are_one_sentence(run):
+    with pytest.raises(SystemExit, match=r"optimizer settings must be valid, got: .*`foreach`"):
+        run("fit", *QUICK, "--model.optimizer.init_args.foreach=true")
+
+
+def test_every_rate_is_logged_under_its_role(run):
+    run("fit", *QUICK, MUON, "--model.optimizer.init_args.hidden_lr=0.04")
+    for role, rate in {"hidden": 0.04, "other": 0.01, "no_decay": 0.01}.items():
+        assert logged("runs/quickstart", f"train/lr_{role}") == pytest.approx([rate] * 8)
 
 
 def test_cosine_ends_with_a_run_that_its_epochs_limit(run):
@@ -110,7 +136,8 @@ def test_out_of_memory_says_what_helps_and_the_last_checkpoint_goes_on(run, monk
         "error: fit must fit into the device's memory, got out of it with batch_size=8 at 8x8. "
         "What helps most: --model.network.grad_checkpoint=all, --data.batch_size=4 "
         "--trainer.accumulate_grad_batches=2, an optimizer with 8-bit states (README, Optimizers). "
-        "step_00000004.ckpt is intact, and all but another optimizer may be set when resuming it."
+        "step_00000004.ckpt is intact and can be resumed with all of these, another optimizer or "
+        "network excepted."
     )
     advice = ["--model.network.grad_checkpoint=all", "--data.batch_size=4"]
     advice += ["--trainer.accumulate_grad_batches=2"]
@@ -119,27 +146,6 @@ def test_out_of_memory_says_what_helps_and_the_last_checkpoint_goes_on(run, monk
     resumed, whole = (checkpoint(name, 8)["state_dict"] for name in ("runs/quickstart", "whole"))
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--data.batch_size=9"], "--data.batch_size=3 --trainer.accumulate_grad_batches=3, an"),
-        (
-            ["--data.batch_size=1", "--model.network.grad_checkpoint=all"],
-            "most: an optimizer with 8-bit states (README, Optimizers), "
-            "--trainer.precision=bf16-mixed, a smaller network or image. Nothing",
-        ),
-    ],
-)
-def test_out_of_memory_advises_what_is_not_set_and_keeps_the_step(run, monkeypatch, flags, words):
-    def run_out(*_: object):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(PixelHDM, "forward", run_out)
-    with pytest.raises(SystemExit) as end:
-        run("fit", *QUICK, *flags)
-    assert words in end.value.code
 
 
 def test_wandb_beside_loggers_of_ones_own_is_refused(run):

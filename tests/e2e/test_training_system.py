@@ -20,6 +20,7 @@ from tests.e2e.conftest import (
     finish,
     logged,
     start,
+    watched,
     with_repa,
 )
 from tests.tiny_dino import DIM, save_dinov3
@@ -41,12 +42,6 @@ EVERYTHING = [
 ]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
 LAST = "--ckpt_path=last"
-
-
-def watched(name: str, *settings: str) -> list[str]:
-    """The flags that add a callback of watch.py."""
-    path = "--trainer.callbacks"
-    return [f"{path}=tests.e2e.watch.{name}", *(f"{path}.{setting}" for setting in settings)]
 
 
 def fit(folder: Path, *flags: str, processes: int = 1, killed: bool = False) -> str:

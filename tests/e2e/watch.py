@@ -37,3 +37,31 @@ class Witness(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         file = Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt"
         torch.save(pl_module.state_dict(), file)
+
+
+class StopAt(Callback):
+    """Ask the trainer to stop after a batch, numbered over the whole run, as a time limit does, or
+    in the validation after it, as early stopping does.
+    """
+
+    def __init__(self, batch: int, in_validation: bool = False):
+        self.batch, self.in_validation = batch, in_validation
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.batch and not self.in_validation:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fit_loop.total_batch_idx == self.batch and self.in_validation:
+            trainer.should_stop = True
+
+
+class SpoilAt(Callback):
+    """Make the gradient of a step NaN."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.step:
+            next(pl_module.parameters()).grad.fill_(torch.nan)
