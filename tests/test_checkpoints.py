@@ -177,6 +177,20 @@ def test_a_single_difference_is_an_error(change):
         check_fit(STATE, found, "x.ckpt")
 
 
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_where_the_losses_alone_differ_the_remedies_that_help_are_named(change):
+    key, expected, found = "loss.terms.repa.projector.4.bias", dict(STATE), dict(STATE)
+    if change != "extra":
+        expected[key] = randn(3)
+    if change != "missing":
+        found[key] = randn(5)
+    words = r"Keep the losses .*repa_early_stop\.step=0 .*--model\.init_from\.$"
+    with pytest.raises(UserError, match=words):
+        check_fit(expected, found, "x.ckpt")
+    with pytest.raises(UserError, match="Use the config that it was trained with"):
+        check_fit(expected | {"network.z": randn(1)}, found, "x.ckpt")
+
+
 def test_profiles_are_never_chosen():
     average = {f"ema.{key}": value + 1 for key, value in STATE.items()}
     profiles = {f"profiles.0_05.{key}": value + 2 for key, value in STATE.items()}

@@ -117,7 +117,8 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         self.skipped.append(pl_module.step_skipped)
-        self.logged.append({key: float(value) for key, value in trainer.logged_metrics.items()})
+        logged = trainer._logger_connector.metrics["log"]  # trainer.logged_metrics forgets nothing
+        self.logged.append({key: float(value) for key, value in logged.items()})
 
 
 def run(folder, sizes, *callbacks, ckpt_path=None, adam=None, **flags):
@@ -187,6 +188,12 @@ def test_skipped_steps_leave_no_trace(tmp_path, bad, alone):
     sizes = [bad, *SIZES[:3], bad, *SIZES[3:], bad]
     module, watch, _ = run(tmp_path, sizes, *([] if alone else [SkipNonFinite()]), zclip)
     assert watch.skipped == [size is bad for size in sizes]
+    of_step = {"train/grad_z", "train/clip_threshold"}  # no step has those of another
+    logged = [bool(of_step & seen.keys()) for seen in watch.logged]
+    warm = [sizes.index(FIRST[-1]) < number for number in range(len(sizes))]
+    assert logged == [
+        is_warm and not skipped for is_warm, skipped in zip(warm, watch.skipped, strict=True)
+    ]
     assert equal(module, expected)
     assert zclip.state_dict() == clean.state_dict()
 

@@ -153,11 +153,26 @@ def test_wandb_beside_loggers_of_ones_own_is_refused(run):
         run("fit", *QUICK, "--wandb.offline=true", "--trainer.logger=false")
 
 
-def test_wandb_records_offline_by_one_line(run, monkeypatch):
+@pytest.fixture
+def no_account(run_folder, monkeypatch):
+    """No key and no settings from elsewhere, and nothing left behind."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(Path("home", name).absolute()))
+    yield
+    wandb.teardown()
+
+
+def test_wandb_by_a_word_goes_online_and_asks_for_a_key_in_one_sentence(run, no_account):
+    with pytest.raises(
+        SystemExit, match=r"an API key to go online, got none.*wandb\.offline: true"
+    ):
+        run("fit", *QUICK, "--wandb=true")
+    assert "Training ended" in run("fit", *QUICK, "--wandb=false")
+
+
+def test_wandb_records_offline_by_one_line(run, no_account):
     Path("wandb.yaml").write_text("wandb: {offline: true}\n")
     output = run("fit", *QUICKSTART, "-c", "wandb.yaml")
     more = ["--ckpt_path=last", "--trainer.max_steps=12"]

@@ -264,3 +264,18 @@ def test_it_needs_whole_hidden_matrices():
     net.attention.qkv.weight.full_tensor = None  # what tells a sharded tensor
     with pytest.raises(UserError, match="MuonAdamW must have whole matrices, got sharded ones"):
         MuonAdamW(parameter_groups(net))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ns_steps": 0}, "ns_steps must lie in 1 … 99, got 0"),
+        ({"ns_steps": 100}, "ns_steps must lie in 1 … 99, got 100"),
+        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"hidden_lr": -1.0}, "hidden_lr must be at least 0, got -1.0"),
+        ({"momentum": 1.0}, "momentum must lie in 0 … 1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        MuonAdamW(parameter_groups(Net()), **settings)

@@ -1,0 +1,51 @@
+"""What Python callers are told of a wrong word; here type checks would be before it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from pixelhdm.errors import UserError, check_one_of
+
+CODE = """
+from pixelhdm.data.digits import Digits
+from pixelhdm.errors import UserError
+from pixelhdm.models.encoders.dino import DINOv3
+from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.training.flow import FlowMatching
+from pixelhdm.training.losses.repa import RepaLoss
+
+for cls, name in (
+    (PixelHDM, "grad_checkpoint"), (PixelHDM, "pixel_modulation"), (FlowMatching, "prediction"),
+    (DINOv3, "library"), (Digits, "split"), (RepaLoss, "projector"), (RepaLoss, "resize"),
+):
+    try:
+        cls(**({"teacher": DINOv3()} if cls is RepaLoss else {}), **{name: "ful"})
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_word_that_is_none_of_the_choices_is_named_with_them():
+    check_one_of(Literal["a", "b"], first="a", second="b")
+    with pytest.raises(UserError, match=r"second must be one of a, b, got c\."):
+        check_one_of(Literal["a", "b"], first="a", second="c")
+
+
+def test_constructors_know_their_choices():
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "grad_checkpoint must be one of none, pixel, all, got ful.",
+        "pixel_modulation must be one of factored, full, got ful.",
+        "prediction must be one of v, x, got ful.",
+        "library must be one of transformers, timm, got ful.",
+        "split must be one of train, val, got ful.",
+        "projector must be one of mlp, conv, got ful.",
+        "resize must be one of teacher, student, got ful.",
+    ]
