@@ -304,7 +304,8 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"error: {error.filename} must be usable as a file or folder: {error.strerror}.")
+        path = error.filename2 or error.filename
+        sys.exit(f"error: {path} must be usable as a file or folder: {error.strerror}.")
     except KeyboardInterrupt:
         sys.exit(130)
     except Interrupted as stop:

@@ -183,7 +183,7 @@ class PixelHDMModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.loss is None and stage in ("fit", "validate"):
-            raise UserError(f"loss must be given to {stage}, got none. Set model.loss.")
+            raise UserError("loss must be given to fit and to validate, got none. Set model.loss.")
 
     def on_fit_start(self) -> None:
         self.loss.start(self.device)

@@ -207,7 +207,7 @@ def test_the_teacher_is_read_before_the_first_step():
 def test_a_stage_that_needs_a_loss_says_so(stage):
     module = new_module()
     module.loss = None
-    with pytest.raises(UserError, match=f"loss must be given to {stage}, got none"):
+    with pytest.raises(UserError, match="loss must be given to fit and to validate, got none"):
         module.setup(stage)
     module.setup("predict")
 
