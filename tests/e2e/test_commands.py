@@ -318,7 +318,7 @@ def test_every_shipped_config_trains_and_draws_tiny(run, config):
         teacher = save_dinov3(Path("dinov3"))
         repa = "--model.loss.init_args.repa.init_args.teacher.init_args"
         flags += [f"{repa}.source={teacher.source}", f"{repa}.dim={teacher.dim}"]
-    flags += ["--trainer.default_root_dir=run"]
+    flags += ["--trainer.default_root_dir=run", "--trainer.limit_val_batches=2"]
     run("fit", *flags)
     run("predict", *flags, "--ckpt_path=last")
     assert list(Path("run/predict").glob("*/grid.png"))
