@@ -1,7 +1,6 @@
 """What happens when the loss is no longer a number."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
-from pixelhdm.files import replacing
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 
@@ -41,17 +39,6 @@ class SkipNonFinite(Callback):
         self.kept_scale: float | None = None
         self.samples: list[tuple[Tensor, Tensor]] = []
         self.loss: Tensor | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the records of steps that a resumed run takes again."""
-        file = Path(trainer.default_root_dir) / FILE
-        if not trainer.is_global_zero or trainer.fast_dev_run or not file.exists():
-            return
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if recorded_step(line) < trainer.global_step]
-        if kept != lines:
-            with replacing(file) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -104,10 +91,7 @@ class SkipNonFinite(Callback):
                 "grad_norm": str(norm),
                 "samples": indices,
             }
-            file = Path(trainer.default_root_dir) / FILE
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open(file, "a", encoding="utf-8") as out:
-                out.write(json.dumps(record) + "\n")
+            append_once(Path(trainer.default_root_dir) / FILE, json.dumps(record))
             rank_zero_info(
                 f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples "
                 f"in {FILE}."
@@ -134,12 +118,14 @@ class SkipNonFinite(Callback):
         self.skipped, self.overflows = state_dict["skipped"], state_dict["overflows"]
 
 
-def recorded_step(line: str) -> float:
-    """The step of a record; infinity for one that a kill has torn."""
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return math.inf
+def append_once(file: Path, line: str) -> None:
+    """Append a line unless the file has it: a run that goes on after a kill takes steps again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    if line not in text.splitlines():
+        start = "" if text.endswith("\n") or not text else "\n"  # a kill can tear the last line
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(f"{start}{line}\n")
 
 
 def loss_scaler(trainer: Trainer) -> torch.amp.GradScaler | None:

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
-from pixelhdm.callbacks.non_finite import FILE, SkipNonFinite
+from pixelhdm.callbacks.non_finite import FILE, SkipNonFinite, append_once
 from pixelhdm.data.draws import ClassDraws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
@@ -204,8 +204,11 @@ def test_a_bad_loss_in_any_batch_of_a_step_skips_it(tmp_path, bad):
 
 def test_a_resumed_run_records_its_steps_once(tmp_path):
     run(tmp_path, {1, 4, 5})
-    with open(tmp_path / FILE, "a") as file:
-        file.write('{"step": 5, "lo')  # torn by a kill
-    last = tmp_path / "checkpoints/step_00000004.ckpt"
-    _, _, records, _ = run(tmp_path, {1}, ckpt_path=last)  # its 1st batch is the 5th
-    assert [record["step"] for record in records] == [1, 5]
+    file, last = tmp_path / FILE, tmp_path / "checkpoints/step_00000004.ckpt"
+    _, _, records, _ = run(tmp_path, {0, 1}, ckpt_path=last)  # its batches are the 4th and 5th
+    assert [record["step"] for record in records] == [1, 4, 5]
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:2]) + '\n{"step": 5, "lo')  # torn by a kill
+    append_once(file, lines[2])
+    append_once(file, lines[0])
+    assert file.read_text().splitlines() == [*lines[:2], '{"step": 5, "lo', lines[2]]
