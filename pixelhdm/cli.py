@@ -125,17 +125,24 @@ set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_
 class SaveConfig(SaveConfigCallback):
     """Write the resolved config of a training run to <run folder>/config.yaml and the loggers.
 
-    It is that of the run, not of one start: without the checkpoint that it goes on from.
+    It is that of the run, not of one start: without the checkpoint that it goes on from. It is
+    written when training starts, so that a start which is refused leaves it alone.
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do not write yet, as SaveConfigCallback would."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            file = Path(trainer.default_root_dir) / "config.yaml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            text = self.parser.dump(self.config, skip_none=False)
-            with replacing(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            log_config(trainer, text)
+        file = Path(trainer.default_root_dir) / "config.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        log_config(trainer, text)
 
 
 class PixelHDMCLI(LightningCLI):
@@ -221,6 +228,13 @@ class PixelHDMCLI(LightningCLI):
             own.append(StepProgress())
         given = self.config_init[self.subcommand]
         wandb = Wandb() if given.wandb is True else given.wandb or None
+        keys = {callback: key for key, callback in CALLBACKS.items()}
+        for callback in as_list(config.callbacks):
+            if key := keys.get(type(callback)):
+                raise UserError(
+                    f"trainer.callbacks must not hold {type(callback).__name__}, which every run "
+                    f"has, got another one. Set it by its key {key}."
+                )
         if config.logger is not None and wandb is not None:
             raise UserError(
                 "wandb must be empty where trainer.logger is given, got both. Leave trainer.logger "
@@ -230,11 +244,15 @@ class PixelHDMCLI(LightningCLI):
             root = config.default_root_dir or "."
             is_fit = self.subcommand == "fit" and not config.fast_dev_run
             kwargs["logger"] = is_fit and run_loggers(root, wandb, given.ckpt_path)
-        trainer = super().instantiate_trainer(
-            callbacks=[*as_list(config.callbacks), *own],
-            plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
-            **kwargs,
-        )
+        try:
+            trainer = super().instantiate_trainer(
+                callbacks=[*as_list(config.callbacks), *own],
+                plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+                **kwargs,
+            )
+        except (ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"trainer settings must be valid, got: {reason}.") from error
         for callback in trainer.callbacks:
             if isinstance(callback, SaveConfig):
                 callback.config = self.run_config
@@ -259,7 +277,7 @@ class PixelHDMCLI(LightningCLI):
         if checkpoint is None:
             print(
                 f"\nNothing was trained: step {self.trainer.global_step} is the end that the "
-                "trainer was given. Raise --trainer.max_steps."
+                "trainer was given. Raise its max_steps, max_epochs or max_time."
             )
             return
         print(f"\nTraining ended at step {self.trainer.global_step}.")

@@ -54,6 +54,7 @@ class RunCheckpoint(Checkpoint):
         self.started = self.seen = self.good = trainer.global_step
         self.is_rank_zero = trainer.is_global_zero
         self.within_step = self.stops_after_step = False
+        self.signum = None
         if threading.current_thread() is threading.main_thread():
             self.handlers = {
                 s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)
@@ -123,7 +124,8 @@ class RunCheckpoint(Checkpoint):
         epochs = trainer.max_epochs
         last_epoch = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
         at_end = last_epoch and trainer.is_last_batch
-        return trainer.global_step == trainer.max_steps or trainer.should_stop or at_end
+        asked = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before min_steps
+        return trainer.global_step == trainer.max_steps or asked or at_end
 
     def file(self, trainer: Trainer) -> Path:
         """The checkpoint file of the current step."""

@@ -174,6 +174,14 @@ def test_a_run_that_stops_early_goes_on_to_the_bit(spoilt, stop, saved):
         assert [key for key in different if not COUNTS_OF_LIGHTNING.search(key)] == []
 
 
+def test_a_stop_before_min_steps_saves_nothing_more(run):
+    flags = [*QUICKSTART, "--trainer.accumulate_grad_batches=2", "--trainer.min_steps=4"]
+    flags += ["--trainer.min_epochs=0", "--checkpoint.every_n_steps=0", "--checkpoint.keep=0"]
+    run("fit", *flags, *watched("StopAt", "batch=1"))
+    names = [file.name for file in Path("runs/quickstart/checkpoints").iterdir()]
+    assert names == ["step_00000004.ckpt"]
+
+
 def test_a_resumed_runs_config_is_that_of_the_run(run):
     """It starts a new run as it stands, with the seed that it is given."""
     first = ["--model.weights=raw", "--trainer.default_root_dir=first"]
@@ -184,6 +192,9 @@ def test_a_resumed_runs_config_is_that_of_the_run(run):
     run("fit", "-c", "runs/quickstart/config.yaml", "--ckpt_path=last", "--trainer.max_steps=12")
     config = Path("runs/quickstart/config.yaml").read_text()
     assert config == before.replace("max_steps: 8", "max_steps: 12")
+    with pytest.raises(SystemExit, match="does not fit"):
+        run("fit", *QUICKSTART, "--ckpt_path=last", "--model.network.hidden_dim=48")
+    assert Path("runs/quickstart/config.yaml").read_text() == config
     run("fit", "-c", "runs/quickstart/config.yaml", "--trainer.default_root_dir=again",
         "--seed_everything=5")  # fmt: skip
     record = yaml.safe_load(Path("again/environment.yaml").read_text())[0]
