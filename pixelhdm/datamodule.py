@@ -11,6 +11,7 @@ from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError, check_at_least
 
 HOST_SIDE = ("seed", "index")
+PART = "limit_train_batches"
 
 
 class PixelHDMDataModule(LightningDataModule):
@@ -149,15 +150,15 @@ class PixelHDMDataModule(LightningDataModule):
             "epoch": self.loader.epoch,
             "step": self.loader.step,
             "images per batch": self.loader.global_batch,
-            "images per epoch": self.images_per_epoch,
+            PART: self.part,
             **self.identity(),
         }
 
     @property
-    def images_per_epoch(self) -> int:
-        """Images after which the trainer's epoch ends."""
-        loader = self.loader
-        return min(loader.trainer_epoch * loader.global_batch, len(loader.source))
+    def part(self) -> int | None:
+        """Batches of an epoch that the trainer takes; None for all of them."""
+        taken = self.loader.trainer_epoch
+        return taken if taken < len(self.loader) else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict or None
@@ -180,18 +181,20 @@ class PixelHDMDataModule(LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """What a position is only valid for."""
-        own = {
+        return {
             "data": self.loader.source.fingerprint(),
             "seed": self.seed,
             "images per optimizer step": self.loader.global_batch * self.loader.accumulate,
         }
-        if self.loader.accumulate > 1:  # an epoch's end ends a step
-            own["images per epoch"] = self.images_per_epoch
-        return own
 
     def check_restored(self, state: dict[str, Any]) -> None:
         """Raise unless the restored position belongs to these data."""
-        for name, value in self.identity().items():
+        own, regrouped = self.identity(), state["images per batch"] != self.loader.global_batch
+        if regrouped or self.loader.accumulate > 1:  # the end of the trainer's epoch ends a step
+            own[PART] = self.part
+        if regrouped and self.part is not None:
+            own["images per batch"] = self.loader.global_batch
+        for name, value in own.items():
             if state[name] != value:
                 raise UserError(
                     f"a resumed run must keep its {name}, got {value} where the checkpoint has "

@@ -80,7 +80,27 @@ def test_with_several_batches_a_step_the_trainers_epoch_must_stay(accumulate):
     if accumulate == 1:
         other.train_dataloader()
         return
-    with pytest.raises(UserError, match=r"keep its images per epoch, got 22 where .* has 12"):
+    with pytest.raises(UserError, match=r"its limit_train_batches, got None where .* has 3"):
+        other.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ((3, 6), "limit_train_batches, got 6 where .* has 3"),
+        ((None, 6), "limit_train_batches, got 6 where .* has None"),
+        ((3, None), "limit_train_batches, got None where .* has 3"),
+        ((3, 3), "images per batch, got 2 where .* has 4"),
+    ],
+)
+def test_who_takes_a_part_of_an_epoch_may_not_share_steps_out_in_another_way(limits, words):
+    first, other = (
+        data(batch_size=size, accumulate=accumulate, limit=1.0 if limit is None else limit)
+        for size, accumulate, limit in ((4, 1, limits[0]), (2, 2, limits[1]))
+    )
+    first.train_dataloader()
+    other.load_state_dict(first.state_dict())
+    with pytest.raises(UserError, match=words):
         other.train_dataloader()
 
 
