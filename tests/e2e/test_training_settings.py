@@ -101,6 +101,14 @@ def test_a_setting_that_needs_another_state_is_refused_on_resume(run):
         run("fit", *QUICK, "--trainer.max_steps=12", "--ckpt_path=last", AMSGRAD)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("momentum", "0.5"), ("centered", "true")])
+def test_so_is_a_new_memory_of_rmsprop(run, setting, value):
+    rmsprop = "--model.optimizer={class_path: torch.optim.RMSprop, init_args: {lr: 0.001"
+    run("fit", *QUICK, f"{rmsprop}}}}}", "--trainer.max_steps=2")
+    with pytest.raises(SystemExit, match=f"must keep {setting}="):
+        run("fit", *QUICK, f"{rmsprop}, {setting}: {value}}}}}", "--ckpt_path=last")
+
+
 def test_settings_that_exclude_each_other_are_one_sentence(run):
     with pytest.raises(SystemExit, match=r"optimizer settings must be valid, got: .*`foreach`"):
         run("fit", *QUICK, "--model.optimizer.init_args.foreach=true")

@@ -9,7 +9,9 @@ from pixelhdm.errors import UserError
 from pixelhdm.training.optim.schedules import Schedule
 
 OWN = ("params", "lr")  # of the optimizer that is resumed; lr follows from initial_lr
-NEEDS_STATE = ("amsgrad",)  # switched on, it asks for a memory that the saved state does not have
+# Switched on, they ask for a memory that the saved state does not have.
+NEEDS_STATE = ("amsgrad", "centered")
+NEEDS_STATE_IN_RMSPROP = ("momentum", *NEEDS_STATE)
 
 
 def class_name(optimizer: Optimizer) -> str:
@@ -43,10 +45,11 @@ def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> 
             f"a resumed run must keep its optimizer {saved_class}, got {name}. Restore it, or "
             "start a new run from the weights with --model.init_from."
         )
+    needs_state = NEEDS_STATE_IN_RMSPROP if name == "torch.RMSprop" else NEEDS_STATE
     changes = {}  # several groups may have one role
     for old, new in zip(state["param_groups"], fresh.param_groups, strict=True):
         for key, value in new.items():
-            if key in NEEDS_STATE and value and not old.get(key):
+            if key in needs_state and value and not old.get(key):
                 raise UserError(
                     f"a resumed run must keep {key}={old.get(key)}, got {value}. Restore it, or "
                     "start a new run from the weights with --model.init_from."
