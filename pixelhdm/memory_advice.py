@@ -47,6 +47,7 @@ def advice(config: Namespace, subcommand: str, image_size: tuple[int, int] | Non
 def savings(config: Namespace) -> list[str]:
     """Settings of a training run that save memory and are not made yet, the best first."""
     batch, trainer = config.data.batch_size, config.trainer
+    network = config.model.network.get("init_args") or {}
     part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
     parts = part * trainer.accumulate_grad_batches
     return [
@@ -54,11 +55,11 @@ def savings(config: Namespace) -> list[str]:
         for words, is_new in (
             (
                 "--model.network.grad_checkpoint=all",
-                config.model.network.init_args.get("grad_checkpoint", "all") != "all",
+                network.get("grad_checkpoint", "all") != "all",
             ),
             (
                 f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
-                batch > 1,
+                batch > 1 and trainer.limit_train_batches in (None, 1.0),
             ),
             (
                 "an optimizer with 8-bit states (README, Optimizers)",

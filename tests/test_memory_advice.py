@@ -5,12 +5,22 @@ from jsonargparse import Namespace
 from pixelhdm.memory_advice import advice, ran_out
 
 
-def config(batch=8, accumulate=1, optimizer="torch.optim.AdamW", mode="none", precision="32-true"):
-    network = Namespace(init_args=Namespace(grad_checkpoint=mode))
+def config(
+    batch=8,
+    accumulate=1,
+    optimizer="torch.optim.AdamW",
+    mode="none",
+    precision="32-true",
+    limit=None,
+):
+    network = Namespace(init_args=Namespace(grad_checkpoint=mode)) if mode else Namespace()
     return Namespace(
         data=Namespace(batch_size=batch),
         trainer=Namespace(
-            accumulate_grad_batches=accumulate, precision=precision, default_root_dir="nowhere"
+            accumulate_grad_batches=accumulate,
+            precision=precision,
+            default_root_dir="nowhere",
+            limit_train_batches=limit,
         ),
         model=Namespace(network=network, optimizer=Namespace(class_path=optimizer)),
     )
@@ -21,6 +31,8 @@ def config(batch=8, accumulate=1, optimizer="torch.optim.AdamW", mode="none", pr
     [
         ({}, "grad_checkpoint=all, --data.batch_size=4 --trainer.accumulate_grad_batches=2, an"),
         ({"accumulate": 3}, "--data.batch_size=4 --trainer.accumulate_grad_batches=6, an"),
+        ({"mode": None}, "most: --data.batch_size=4"),  # a network without settings
+        ({"limit": 3}, "grad_checkpoint=all, an optimizer with"),  # must keep its batches
         ({"batch": 9}, "--data.batch_size=3 --trainer.accumulate_grad_batches=3, an optimizer"),
         (
             {"batch": 1, "mode": "all"},
