@@ -95,7 +95,14 @@ class PixelHDMModule(LightningModule):
     ):
         super().__init__()
         check_one_of(Weights, weights=weights)
-        self.network, self.conditioner = network, conditioner(network.hidden_dim)
+        try:
+            self.network, self.conditioner = network, conditioner(network.hidden_dim)
+        except TypeError as error:
+            if "abstract" not in str(error):
+                raise
+            raise UserError(
+                f"conditioner must be a class that can be built, got: {error}."
+            ) from error
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
         self.weights, self.init_from = weights, init_from

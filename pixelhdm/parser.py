@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import re
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,13 +19,12 @@ WRAPPING = re.compile(
     r"Type \S.* expects a function or a callable class: | Got value: Namespace\(.*\)"
     r"|Add the import path to import_path_allowlist.*"
 )
-NO_CLASS = re.compile(r"Expected a dot import path string: ?(\S*?)\.?(?: |$)", re.MULTILINE)
-CLASS = re.compile(r"(\w+(?:\.\w+)+)\.([A-Z]\w*)")
+NO_CLASS = re.compile(r"Expected a dot import path string: ?(\S+)?")
+ABSTRACT = re.compile(r"Expected an instantiatable class, but (?:(\S+) )?is abstract")
+NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)")
+BESIDE = re.compile(r"{'class_path': '[\w.]+', '(?!init_args|dict_kwargs)")  # settings at its side
+CLASS = re.compile(r"(pixelhdm(?:\.\w+)+|torch\.optim\.\w+)\.([A-Z]\w*)")
 LEAST = ("Expected a path but", "Expected a dot import path string")  # said of every wrong value
-ABSTRACT = re.compile(r"Expected an instantiatable class, but (\S+ )?is abstract")
-BESIDE = re.compile(
-    r"Option 'class_path' is not accepted|is abstract[^}]*Given value: {'class_path'"
-)
 UNKNOWN = re.compile(
     r"Option '(\w+)' is not accepted|unrecognized arguments: --([\w.]+)"
     r"|does not accept option '([\w.]+)'"
@@ -45,31 +44,32 @@ class Parser(LightningArgumentParser):
 
     def suggestion(self, message: str) -> str:
         """The valid names nearest to an unknown one, or what was meant, or nothing."""
-        if BESIDE.search(message):
-            return " Put the settings beside class_path under init_args."
-        unknown, no_class = UNKNOWN.search(message), NO_CLASS.search(message)
+        if wrong := wrong_class(message):
+            if BESIDE.search(wrong.given):
+                return " Put the settings beside class_path under init_args."
+            return self.class_suggestion(wrong)
+        unknown = UNKNOWN.search(message)
         if not unknown:
-            wanted = no_class or ABSTRACT.search(message)
-            return self.class_suggestion(wanted[1] or "", message) if wanted else ""
+            return ""
         name = next(group for group in unknown.groups() if group)
+        if name == "class_path":
+            return " Put the settings beside class_path under init_args."
         class_path = re.search(r"class_path[ =]'([\w.]+)'", message)
         known = self.class_options(class_path[1]) if class_path else self.own_options(message)
         if name in known:
             return f" PixelHDM sets {name} itself."
         return nearest(name, known) or " See --help for the valid names."
 
-    def class_suggestion(self, name: str, message: str) -> str:
-        """The classes that fit where a name is not one of them, or nothing where the errors do not
-        tell what is wanted.
+    def class_suggestion(self, wrong: "WrongClass") -> str:
+        """The classes that fit where one does not, or nothing where the errors do not tell what is
+        wanted, or there are too many.
         """
-        key = match[1] if (match := KEY.search(message)) else None
-        types = [str(getattr(a, "_typehint", "")) for a in self._actions if a.dest == key]
-        bases = CLASS.findall((re.findall("Subtypes: (.*)", message) or types or [""])[-1])
-        if not bases:
+        types = wrong.types or [a._typehint for a in self._actions if a.dest == wrong.key]
+        base = CLASS.search(str(types))
+        if not base:
             return ""
-        module, base = bases[-1]
-        names = sorted(concrete_classes(getattr(importlib.import_module(module), base)))
-        near = nearest(name, names)
+        names = sorted(concrete_classes(getattr(importlib.import_module(base[1]), base[2])))
+        near = "" if wrong.exists else nearest(wrong.name, names)
         return near or (f" Known: {', '.join(names)}." if 0 < len(names) <= MANY else "")
 
     def own_options(self, message: str) -> list[str]:
@@ -81,12 +81,56 @@ class Parser(LightningArgumentParser):
             parsers = next(action.choices for action in actions if isinstance(action.choices, dict))
             actions = parsers[subcommand[1]]._actions
         options = [option.lstrip("-") for action in actions for option in action.option_strings]
-        return [option for option in options if not option.endswith(".help")]
+        return [option for option in options if not option.endswith((".help", "+"))]
 
     def class_options(self, class_path: str) -> list[str]:
         """The constructor arguments of a class."""
-        module, _, name = class_path.rpartition(".")
-        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        return list(constructor_types(class_path))
+
+
+class WrongClass(NamedTuple):
+    """What an error says of the innermost value that should have been a class and is not.
+
+    Attributes:
+        name: name of a class; empty where none was given.
+        key: what it was given for.
+        types: the types that were wanted, as text; empty where the error does not tell.
+        given: the value, as text; empty where the error does not tell.
+        exists: whether there is a class of this name, which cannot be built.
+    """
+
+    name: str
+    key: str
+    types: str
+    given: str
+    exists: bool
+
+
+def wrong_class(message: str) -> WrongClass | None:
+    """The wrong class that an error is about, if it is about one."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    for at, line in enumerate(lines):
+        if not (match := NO_CLASS.match(line) or ABSTRACT.match(line)):
+            continue
+        exists = match.re is ABSTRACT
+        for above in range(at - 1, -1, -1):
+            if lines[above].startswith("Subtypes:"):
+                given = next((text for text in lines[at:] if text.startswith("Given value: ")), "")
+                value = given.removeprefix("Given value: ")
+                name = match[1] or ("" if "(" in value or "{" in value else value)
+                return WrongClass(name, "", lines[above], value, exists)
+            if key := KEY.search(lines[above]):
+                paths = re.findall(r"class_path '([\w.]+)'", " ".join(lines[:above]))
+                types = str(constructor_types(paths[-1]).get(key[1], "")) if paths else ""
+                return WrongClass(match[1] or "", key[1], types, "", exists)
+    return None
+
+
+def constructor_types(class_path: str) -> dict[str, Any]:
+    """The annotations of a class's constructor arguments by their names."""
+    module, _, name = class_path.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return {name: parameter.annotation for name, parameter in parameters.items()}
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -130,12 +174,11 @@ def one_sentence(message: str) -> str:
     keys = [match[1] for line in lines if (match := KEY.match(line))]
     reasons = [KEY.sub("", line) for line in lines]
     reasons = [reason for reason in reasons if not NOISE.match(reason)] or [lines[-1]]
-    telling = [reason for reason in reasons if not reason.startswith(LEAST)]
+    telling = [r for r in reasons if not r.startswith(LEAST) and not ABSTRACT.match(r)]
     if not telling:
-        name = next((match[1] for reason in reasons if (match := NO_CLASS.search(reason))), None)
-        telling = [f"no class has this name, got {name}" if name else reasons[-1]]
+        wrong = wrong_class(message)
+        telling = [told(wrong) if wrong else reasons[-1]]
     text = "; ".join(reason.rstrip(".: ") for reason in dict.fromkeys(telling))
-    text = ABSTRACT.sub("must be a class that can be built", text)
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")
     if missing := re.search(r"No module named '(\w+)'", text):
@@ -143,3 +186,14 @@ def one_sentence(message: str) -> str:
     elif given and not re.search("value:|required:|, got ", text) and "NestedArg" not in given:
         text += f", got {given.removeprefix('Given value:').strip().rstrip('.')}"
     return f"{'.'.join(keys)}: {text}." if keys else f"{text}."
+
+
+def told(wrong: WrongClass) -> str:
+    """What is wrong with a class, in words."""
+    if setting := NESTED.search(wrong.given):
+        return f"must have a class before it has settings, got {setting[1]}={setting[2]}"
+    if BESIDE.search(wrong.given):
+        return f"must have its settings in their place, got {wrong.given}"
+    if wrong.exists:
+        return f"must be a class that can be built, neither base nor incomplete, got {wrong.name}"
+    return f"no class has this name, got {wrong.name}"

@@ -12,6 +12,7 @@ from pixelhdm.parser import one_sentence
 ROOT = Path(__file__).parents[1]
 CONFIGS = ["-c", str(ROOT / "configs_c2i/quickstart.yaml"), "-c", str(ROOT / "tests/offline.yaml")]
 
+REPA = "--model.loss.repa={class_path: RepaLoss, init_args: {teacher: "
 BESIDE = "Put the settings beside class_path under init_args."
 
 
@@ -94,10 +95,26 @@ def test_what_a_file_has_in_the_wrong_place_is_told(error, tmp_path_factory, tex
         ("--model.schedule=CosinSchedule", "got CosinSchedule. Did you mean CosineSchedule or"),
         (
             "--model.schedule=Schedule",
-            "must be a class that can be built, got Schedule. Known: C",
+            "neither base nor incomplete, got Schedule. Known: C",
         ),
         ("--model.network=PixelHDN", "got PixelHDN. Did you mean PixelHDM?"),
         ("--model.conditioner=Foo", "Known: ClassConditioner."),
+        ("--model.conditioner=Conditioner", "got: Can't instantiate abstract class Conditioner"),
+        ("--model.network=Network", "neither base nor incomplete, got Network. Known: PixelHDM"),
+        (
+            f"{REPA}DINOv4}}}}",
+            "repa.teacher: no class has this name, got DINOv4. Did you mean DINOv",
+        ),
+        (f"{REPA}Teacher}}}}", "nor incomplete, got Teacher. Known: DINOv2, DINOv3"),
+        ("--model.loss.extra=[{class_path: VelocityLoss, weight: 3}]", BESIDE),
+        (
+            "--model.schedule.decay=3",
+            "must have a class before it has settings, got decay=3. Known",
+        ),
+        ("--trainer.plugins=Foo", "Expected a list, got Foo."),
+        ("--trainer.strategy=foo", "invalid strategy name: `strategy='foo'`"),
+        ("--trainer.callbacks=[EMA]", "must not hold EMA, which every run has, got another one. S"),
+        ("--data.draw.clases=3", "Did you mean data.draw.classes or data.draw.seed?"),
         ("--model.loss.frequency=Foo", "model.loss.frequency: no class has this name, got Foo. Kn"),
         ("--model.optimizer=AdaamW", "got AdaamW. Did you mean AdamW"),
         ("--model.optimizer.lr=abc", "model.optimizer.lr: Expected a float, got abc."),
