@@ -6,6 +6,7 @@ import inspect
 import re
 from typing import Any, NamedTuple, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pixelhdm.errors import UserError
@@ -21,6 +22,7 @@ WRAPPING = re.compile(
 )
 NO_CLASS = re.compile(r"Expected a dot import path string: ?(\S+)?")
 ABSTRACT = re.compile(r"Expected an instantiatable class, but (?:(\S+) )?is abstract")
+NOT_VALID = re.compile(r"Not a valid subclass of ")
 NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)")
 BESIDE = re.compile(r"{'class_path': '[\w.]+', '(?!init_args|dict_kwargs)")  # settings at its side
 CLASS = re.compile(r"(pixelhdm(?:\.\w+)+|torch\.optim\.\w+)\.([A-Z]\w*)")
@@ -29,6 +31,8 @@ UNKNOWN = re.compile(
     r"Option '(\w+)' is not accepted|unrecognized arguments: --([\w.]+)"
     r"|does not accept option '([\w.]+)'"
 )
+UNREAD = re.compile(r"^Unable to load config '(.*)'", re.MULTILINE)
+OPTIONAL = ("bitsandbytes", "torchao", "timm", "transformers", "wandb")
 MANY = 8  # more names than this say nothing
 
 
@@ -42,6 +46,33 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         raise UserError(one_sentence(message) + self.suggestion(message)) from None
 
+    def parse_string(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a config file's text, or refuse a value where a section of settings belongs: it
+        would wipe out what the section holds.
+        """
+        config = super().parse_string(*args, **kwargs)
+        for name in self.groups:
+            if name in config and not isinstance(config[name], Namespace):
+                given = "null" if config[name] is None else config[name]
+                self.error(
+                    f'Parser key "{name}": must hold settings below it or be left out, got {given}'
+                )
+        return config
+
+    def validate(self, namespace: Namespace, skip_unset: bool = True, **kwargs: Any) -> None:
+        """Check all values; null too, which is one only where the type says so."""
+        super().validate(namespace, skip_unset=skip_unset, **kwargs)
+        if skip_unset and "_prefix" not in kwargs:  # nothing that is required is missing
+            super().validate(namespace, skip_unset=False, **kwargs)
+            for name, parser in self.subcommand_parsers().items():
+                if namespace.get(name):
+                    parser.validate(namespace[name], skip_unset=False, _prefix=f"{name}.")
+
+    def subcommand_parsers(self) -> dict[str, "Parser"]:
+        """The parsers of the subcommands by name; none where there are no subcommands."""
+        choices = (action.choices for action in self._actions)
+        return next((choice for choice in choices if isinstance(choice, dict)), {})
+
     def suggestion(self, message: str) -> str:
         """The valid names nearest to an unknown one, or what was meant, or nothing."""
         if wrong := wrong_class(message):
@@ -54,8 +85,8 @@ class Parser(LightningArgumentParser):
         name = next(group for group in unknown.groups() if group)
         if name == "class_path":
             return " Put the settings beside class_path under init_args."
-        class_path = re.search(r"class_path[ =]'([\w.]+)'", message)
-        known = self.class_options(class_path[1]) if class_path else self.own_options(message)
+        class_path = refusing_class(message, name)
+        known = self.class_options(class_path) if class_path else self.own_options(message)
         if name in known:
             return f" PixelHDM sets {name} itself."
         return nearest(name, known) or " See --help for the valid names."
@@ -78,14 +109,22 @@ class Parser(LightningArgumentParser):
         """
         actions = self._actions
         if subcommand := re.search(r"Subcommand '(\w+)'", message):
-            parsers = next(action.choices for action in actions if isinstance(action.choices, dict))
-            actions = parsers[subcommand[1]]._actions
+            actions = self.subcommand_parsers()[subcommand[1]]._actions
         options = [option.lstrip("-") for action in actions for option in action.option_strings]
         return [option for option in options if not option.endswith((".help", "+"))]
 
     def class_options(self, class_path: str) -> list[str]:
         """The constructor arguments of a class."""
         return list(constructor_types(class_path))
+
+
+def refusing_class(message: str, name: str) -> str | None:
+    """The innermost class that an error says does not take an option; None if it names no class."""
+    before, option, after = message.rpartition(f"Option '{name}'")
+    paths = re.findall(r"class_path[ =]'([\w.]+)'", before) or re.findall(
+        r"class_path[ =]'([\w.]+)'", option + after
+    )
+    return paths[-1] if paths else None
 
 
 class WrongClass(NamedTuple):
@@ -110,19 +149,27 @@ def wrong_class(message: str) -> WrongClass | None:
     """The wrong class that an error is about, if it is about one."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     for at, line in enumerate(lines):
-        if not (match := NO_CLASS.match(line) or ABSTRACT.match(line)):
+        match = NO_CLASS.match(line) or ABSTRACT.match(line) or NOT_VALID.match(line)
+        if not match:
             continue
-        exists = match.re is ABSTRACT
+        given = next((text for text in lines[at:] if text.startswith("Given value: ")), "")
+        value, name = (
+            given.removeprefix("Given value: "),
+            (match[1] or "") if match.re.groups else "",
+        )
+        is_bare = not name or (match.re is ABSTRACT and name.rpartition(".")[2] not in value)
+        has_settings = is_bare and (NESTED.search(value) or "{" in value)
+        if match.re is NOT_VALID and not (NESTED.match(value) or value.startswith("{'init_args'")):
+            continue
+        name, exists = "" if has_settings else name, match.re is ABSTRACT and not has_settings
         for above in range(at - 1, -1, -1):
             if lines[above].startswith("Subtypes:"):
-                given = next((text for text in lines[at:] if text.startswith("Given value: ")), "")
-                value = given.removeprefix("Given value: ")
-                name = match[1] or ("" if "(" in value or "{" in value else value)
+                name = name or ("" if "(" in value or "{" in value else value)
                 return WrongClass(name, "", lines[above], value, exists)
             if key := KEY.search(lines[above]):
                 paths = re.findall(r"class_path '([\w.]+)'", " ".join(lines[:above]))
                 types = str(constructor_types(paths[-1]).get(key[1], "")) if paths else ""
-                return WrongClass(match[1] or "", key[1], types, "", exists)
+                return WrongClass(name, key[1], types, value if has_settings else "", exists)
     return None
 
 
@@ -144,7 +191,9 @@ def nearest(name: str, known: list[str]) -> str:
     heads = {".".join(option.split(".")[:end]) for option in known for end in range(1, 6)}
     start = next((start for start in starts if start not in heads), name)
     inside = [option for option in known if option.endswith(f".{start}")]
-    near = difflib.get_close_matches(start, sorted(heads), n=2, cutoff=0.6) or inside[:2]
+    alike = {head.lower(): head for head in sorted(heads)}
+    close = difflib.get_close_matches(start.lower(), alike, n=2, cutoff=0.6)
+    near = [alike[head] for head in close] or inside[:2]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -172,28 +221,40 @@ def one_sentence(message: str) -> str:
     """The informative lines of a jsonargparse error in one line, the whole key first."""
     lines = [WRAPPING.sub("", line.strip().removeprefix("- ")) for line in message.splitlines()]
     keys = [match[1] for line in lines if (match := KEY.match(line))]
+    if unread := UNREAD.search(message):
+        return f"{keys[-1]}: must hold settings or name a file of them, got {unread[1]}."
     reasons = [KEY.sub("", line) for line in lines]
     reasons = [reason for reason in reasons if not NOISE.match(reason)] or [lines[-1]]
-    telling = [r for r in reasons if not r.startswith(LEAST) and not ABSTRACT.match(r)]
+    wrong = wrong_class(message)
+    vague = (*LEAST, "Not a valid subclass of ") if wrong else LEAST
+    telling = [r for r in reasons if not r.startswith(vague) and not ABSTRACT.match(r)]
     if not telling:
-        wrong = wrong_class(message)
         telling = [told(wrong) if wrong else reasons[-1]]
     text = "; ".join(reason.rstrip(".: ") for reason in dict.fromkeys(telling))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("typing.", "")
     given = next((line for line in lines if line.startswith("Given value:")), "")
     if missing := re.search(r"No module named '(\w+)'", text):
-        text += f"; pip install {missing[1]} may help"
+        text += f"; {how_to_get(missing[1])}"
     elif given and not re.search("value:|required:|, got ", text) and "NestedArg" not in given:
         text += f", got {given.removeprefix('Given value:').strip().rstrip('.')}"
     return f"{'.'.join(keys)}: {text}." if keys else f"{text}."
 
 
+def how_to_get(module: str) -> str:
+    """What helps where a module is missing. Any other name may be a stranger's package."""
+    if module in OPTIONAL:
+        return f"pip install {module} may help"
+    return f"a file {module}.py must lie beside main.py, or its package be installed"
+
+
 def told(wrong: WrongClass) -> str:
     """What is wrong with a class, in words."""
-    if setting := NESTED.search(wrong.given):
-        return f"must have a class before it has settings, got {setting[1]}={setting[2]}"
     if BESIDE.search(wrong.given):
         return f"must have its settings in their place, got {wrong.given}"
+    if setting := NESTED.search(wrong.given):
+        return f"must have a class before it has settings, got {setting[1]}={setting[2]}"
+    if not wrong.name and wrong.given.startswith("{"):
+        return f"must have a class before it has settings, got {wrong.given}"
     if wrong.exists:
         return f"must be a class that can be built, neither base nor incomplete, got {wrong.name}"
-    return f"no class has this name, got {wrong.name}"
+    return f"no fitting class has this name, got {wrong.name}"
