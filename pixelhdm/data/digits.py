@@ -37,6 +37,12 @@ class Digits(ImageSource):
     def prepare(self) -> None:
         if self.file.exists():
             return
+        folder = self.file.parent
+        if folder.exists() and any(path.is_dir() for path in folder.iterdir()):
+            raise UserError(
+                f"folder of Digits must hold no other folders, got {folder}, which does. For "
+                "images in class folders set --data.train and --data.val to ImageFolder."
+            )
         from sklearn.datasets import load_digits
 
         digits = load_digits()

@@ -94,3 +94,10 @@ def test_another_file_is_named(folder, tmp_path, content):
         file.write_bytes(data)
     with pytest.raises(UserError, match=r"digits\.npz must be the digits file"):
         opened(tmp_path)
+
+
+def test_class_folders_are_not_taken_for_digits(tmp_path):
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(UserError, match=r"must hold no other folders.*ImageFolder"):
+        Digits(str(tmp_path)).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]
