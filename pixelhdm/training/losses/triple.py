@@ -9,6 +9,10 @@ from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowSample
 from pixelhdm.training.losses.loss import LossTerm
 
+LOGGED = {"total", "grad_norm", "skipped_steps", "overflows"}  # the other numbers of a step
+LOGGED |= {"clip_threshold", "grad_z", "clipped_share"}
+LOGGED |= {"lr", "lr_hidden", "lr_other", "lr_no_decay"}
+
 
 class TripleLoss(nn.Module):
     """L = sum over the terms of weight times term: velocity, frequency, repa and any extra ones.
@@ -33,11 +37,12 @@ class TripleLoss(nn.Module):
         self.terms = nn.ModuleDict()
         for term in extra or []:
             name = getattr(term, "name", "")
-            is_taken = name in {*terms, "total"} or hasattr(self.terms, name)
+            is_taken = name in {*terms, *LOGGED} or hasattr(self.terms, name)
             if is_taken or not name.isidentifier():
                 raise UserError(
-                    "every loss must have a name of its own, one word that is no attribute of "
-                    f"torch.nn.ModuleDict, got {name!r} of {type(term).__name__}."
+                    "every loss must have a name of its own, one word that is neither logged for "
+                    f"another number nor an attribute of torch.nn.ModuleDict, got {name!r} of "
+                    f"{type(term).__name__}."
                 )
             terms[name] = term
         if terms.keys() <= {"repa"}:
@@ -69,6 +74,12 @@ class TripleLoss(nn.Module):
         for name, term in self.terms.items():
             if term.active:
                 values[name] = term(prediction, sample)
+                if values[name].shape != sample.t.shape:
+                    raise UserError(
+                        f"loss {name} must be one number per image, of shape "
+                        f"{tuple(sample.t.shape)}, got {tuple(values[name].shape)}. Average over "
+                        "all but the first axis."
+                    )
                 total = total + term.weight * values[name]
             else:
                 total = total + sum(value.flatten()[:0].sum() for value in term.parameters())

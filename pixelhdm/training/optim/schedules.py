@@ -18,7 +18,7 @@ class Schedule(ABC):
     the last step of the warm-up, and without one the first step.
     """
 
-    warmup_steps: int
+    warmup_steps: int = 0
 
     def factor(self, step: int, total_steps: int | None) -> float:
         """The factor at optimizer step `step`, from 0.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch.optim import Optimizer
+from torch.optim import Optimizer, RMSprop
 
 from pixelhdm.errors import UserError
 from pixelhdm.training.optim.schedules import Schedule
@@ -45,7 +45,7 @@ def keep_settings(state: dict[str, Any], saved_class: str, fresh: Optimizer) -> 
             f"a resumed run must keep its optimizer {saved_class}, got {name}. Restore it, or "
             "start a new run from the weights with --model.init_from."
         )
-    needs_state = NEEDS_STATE_IN_RMSPROP if name == "torch.RMSprop" else NEEDS_STATE
+    needs_state = NEEDS_STATE_IN_RMSPROP if isinstance(fresh, RMSprop) else NEEDS_STATE
     changes = {}  # several groups may have one role
     for old, new in zip(state["param_groups"], fresh.param_groups, strict=True):
         for key, value in new.items():

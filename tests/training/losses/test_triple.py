@@ -66,7 +66,17 @@ def test_a_stopped_term_leaves_the_total_and_keeps_a_zero_gradient():
     assert torch.equal(loss.terms["bias"].bias.grad, torch.zeros(3))
 
 
-@pytest.mark.parametrize("name", ["velocity", "total", "lpips/vgg", "a.b", "", "keys"])
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (2, 3)])
+def test_a_term_of_another_shape_is_refused(axes):
+    term = Bias()
+    term.forward = lambda prediction, sample: prediction.output.mean(axes)
+    with pytest.raises(UserError, match=r"loss bias must be one number per image, of shape \(3,\)"):
+        TripleLoss(VelocityLoss(), extra=[term])(*given())
+
+
+@pytest.mark.parametrize(
+    "name", ["velocity", "total", "grad_norm", "lr", "lpips/vgg", "a.b", "", "keys"]
+)
 def test_extra_terms_need_a_name_of_their_own(name):
     term = Bias()
     term.name = name

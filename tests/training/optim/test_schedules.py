@@ -12,6 +12,18 @@ from pixelhdm.training.optim.schedules import (
     SteppedCosineRestart,
 )
 
+
+class Half(Schedule):
+    """A person's own: one method is enough."""
+
+    def curve(self, step: int, total_steps: int | None) -> float:
+        return 0.5
+
+
+def test_an_own_schedule_needs_its_curve_alone():
+    assert Half().factor(3, None) == 0.5
+
+
 SCHEDULES = [
     lambda warmup: ConstantSchedule(warmup),
     lambda warmup: CosineSchedule(warmup),
