@@ -55,6 +55,7 @@ class PixelHDMDataModule(LightningDataModule):
         self.seed = seed or 0
         self.loader: EpochLoader | None = None
         self.restored: dict[str, Any] | None = None
+        self.changed_part = False
 
     @property
     def draw_size(self) -> tuple[int, int]:
@@ -111,6 +112,7 @@ class PixelHDMDataModule(LightningDataModule):
             self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
         if self.restored is not None:
             self.check_restored(self.restored)
+            self.changed_part = self.restored[PART] != self.part
             self.loader.epoch = self.restored["epoch"]
             self.loader.step = self.regrouped(self.restored, self.restored["step"])
             self.restored = None
@@ -150,7 +152,7 @@ class PixelHDMDataModule(LightningDataModule):
             "epoch": self.loader.epoch,
             "step": self.loader.step,
             "images per batch": self.loader.global_batch,
-            PART: self.part,
+            PART: "several" if self.changed_part else self.part,
             **self.identity(),
         }
 
@@ -190,14 +192,20 @@ class PixelHDMDataModule(LightningDataModule):
     def check_restored(self, state: dict[str, Any]) -> None:
         """Raise unless the restored position belongs to these data."""
         own, regrouped = self.identity(), state["images per batch"] != self.loader.global_batch
-        if regrouped or self.loader.accumulate > 1:  # the end of the trainer's epoch ends a step
-            own[PART] = self.part
-        if regrouped and self.part is not None:
-            own["images per batch"] = self.loader.global_batch
+        if not self.trainer.fast_dev_run:  # it saves nothing
+            if regrouped or self.loader.accumulate > 1:  # the trainer's epoch's end ends a step
+                own[PART] = self.part
+            if regrouped and self.part is not None:
+                own["images per batch"] = self.loader.global_batch
         for name, value in own.items():
             if state[name] != value:
                 raise UserError(
-                    f"a resumed run must keep its {name}, got {value} where the checkpoint has "
-                    f"{state[name]}. "
+                    f"a resumed run must keep its {name}, got {shown(value)} where the "
+                    f"checkpoint has {shown(state[name])}. "
                     "Restore it, or start a new run from the weights with --model.init_from."
                 )
+
+
+def shown(value: Any) -> Any:
+    """A setting's value in words."""
+    return "all" if value is None else value

@@ -47,6 +47,8 @@ def advice(config: Namespace, subcommand: str, image_size: tuple[int, int] | Non
 def savings(config: Namespace) -> list[str]:
     """Settings of a training run that save memory and are not made yet, the best first."""
     batch, trainer = config.data.batch_size, config.trainer
+    limit = trainer.limit_train_batches
+    is_whole = limit is None or (isinstance(limit, float) and limit == 1)  # 1 is one batch
     network = config.model.network.get("init_args") or {}
     part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
     parts = part * trainer.accumulate_grad_batches
@@ -59,7 +61,7 @@ def savings(config: Namespace) -> list[str]:
             ),
             (
                 f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
-                batch > 1 and trainer.limit_train_batches in (None, 1.0),
+                batch > 1 and is_whole,
             ),
             (
                 "an optimizer with 8-bit states (README, Optimizers)",

@@ -26,6 +26,7 @@ def data(
         world_size=world,
         accumulate_grad_batches=accumulate,
         limit_train_batches=limit,
+        fast_dev_run=False,
     )
     return module
 
@@ -80,16 +81,33 @@ def test_with_several_batches_a_step_the_trainers_epoch_must_stay(accumulate):
     if accumulate == 1:
         other.train_dataloader()
         return
-    with pytest.raises(UserError, match=r"its limit_train_batches, got None where .* has 3"):
+    with pytest.raises(UserError, match=r"its limit_train_batches, got all where .* has 3"):
         other.train_dataloader()
+
+
+def test_a_run_that_changed_its_part_may_not_share_steps_out_in_another_way():
+    """Its trainer's epochs no longer end where those of the data do."""
+    state = None
+    for limit in (3, 1.0, 1.0):
+        run = data(limit=limit)
+        run.load_state_dict(state or {})
+        run.train_dataloader()
+        state = run.state_dict()
+    other = data(batch_size=2, accumulate=2)
+    other.load_state_dict(state)
+    with pytest.raises(UserError, match=r"limit_train_batches, got all where .* has several"):
+        other.train_dataloader()
+    other.trainer.fast_dev_run = True  # it saves nothing
+    other.load_state_dict(state)
+    other.train_dataloader()
 
 
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
         ((3, 6), "limit_train_batches, got 6 where .* has 3"),
-        ((None, 6), "limit_train_batches, got 6 where .* has None"),
-        ((3, None), "limit_train_batches, got None where .* has 3"),
+        ((None, 6), "limit_train_batches, got 6 where .* has all"),
+        ((3, None), "limit_train_batches, got all where .* has 3"),
         ((3, 3), "images per batch, got 2 where .* has 4"),
     ],
 )

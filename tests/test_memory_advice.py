@@ -32,6 +32,8 @@ def config(
         ({}, "grad_checkpoint=all, --data.batch_size=4 --trainer.accumulate_grad_batches=2, an"),
         ({"accumulate": 3}, "--data.batch_size=4 --trainer.accumulate_grad_batches=6, an"),
         ({"mode": None}, "most: --data.batch_size=4"),  # a network without settings
+        ({"limit": 1}, "grad_checkpoint=all, an optimizer with"),  # one batch
+        ({"limit": 1.0}, "grad_checkpoint=all, --data.batch_size=4"),
         ({"limit": 3}, "grad_checkpoint=all, an optimizer with"),  # must keep its batches
         ({"batch": 9}, "--data.batch_size=3 --trainer.accumulate_grad_batches=3, an optimizer"),
         (
