@@ -112,10 +112,15 @@ class SkipNonFinite(Callback):
         return torch.cat(gather_objects(own))
 
     def state_dict(self) -> dict[str, int]:
-        return {"skipped": self.skipped, "overflows": self.overflows}
+        return {
+            "skipped": self.skipped,
+            "overflows": self.overflows,
+            "in_a_row": self.in_a_row,
+        }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.skipped, self.overflows = state_dict["skipped"], state_dict["overflows"]
+        self.in_a_row = state_dict["in_a_row"]
 
 
 def append_once(file: Path, line: str) -> None:

@@ -134,7 +134,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path):
     assert len(seen) == 4
     again = SkipNonFinite(3)
     again.load_state_dict(skip.state_dict())
-    assert (again.skipped, again.in_a_row) == (4, 0)
+    assert (again.skipped, again.in_a_row) == (4, 3)
 
 
 def test_wrong_limit():
