@@ -1,5 +1,6 @@
 """Checkpoint files: written whole, read with a reason when they cannot be, and fitted by key."""
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -82,11 +83,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = load_file(path)
     except UserError:
         raise
-    except Exception as error:  # a damaged pickle can fail in any way
+    except UnpicklingError as error:
+        if not (held := unreadable_class(error)):
+            raise UserError(torn(path, error)) from error
         raise UserError(
-            f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
-            "one from the same folder."
+            f"checkpoint {path} must hold plain values and tensors alone, got {held}, which cannot "
+            "be read without running code. A callback of the run that wrote it has put it there."
         ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise UserError(torn(path, error)) from error
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
@@ -111,6 +116,35 @@ def load_file(path: str | Path) -> Any:
                 "got none. Run pip install torchao."
             ) from missing
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def torn(path: str | Path, error: Exception) -> str:
+    """What is said of a damaged file."""
+    return (
+        f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier one "
+        "from the same folder."
+    )
+
+
+def unreadable_class(error: UnpicklingError) -> str | None:
+    """The class in a file that torch.load does not build; None where the file is damaged."""
+    name = re.search(r"(?:GLOBAL|global:?) ([\w.]+\.\w+)", str(error))
+    return name[1] if name else None
+
+
+def check_readable(state: Any, owner: str) -> None:
+    """Raise a UserError if a state would make the checkpoint that holds it unreadable."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"the state of {owner} must be plain values and tensors, got "
+            f"{unreadable_class(error) or first_line(error)}, which no checkpoint is read with. "
+            "Turn it into a number, text, list, dict or tensor in state_dict."
+        ) from error
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
     check_fit,
     check_new_run,
+    check_readable,
     check_whole,
     choose_weights,
     last_checkpoint,
@@ -225,6 +226,18 @@ def test_a_reconstruction_is_loaded_and_no_run_goes_on_from_it(tmp_path):
         UserError, match=r"got one without loops, optimizer_states, callbacks, training\."
     ):
         check_whole(loaded, "x.ckpt")
+
+
+def test_what_no_checkpoint_is_read_with_is_told_before_and_after(tmp_path):
+    check_readable({"best": 0.5, "seen": [torch.ones(2)], "name": None}, "Best")
+    state = {"best": np.float64(0.5)}
+    with pytest.raises(
+        UserError, match=r"the state of Best must be plain .*got numpy\S*\.scalar, "
+    ):
+        check_readable(state, "Best")
+    torch.save({"state_dict": STATE, "callbacks": state}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt must hold plain .*got numpy\S*\.scalar, "):
+        read_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_states_of_torchao_need_its_package(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from pixelhdm.checkpoints import ENDING, FOLDER, remove_leftovers
+from pixelhdm.checkpoints import ENDING, FOLDER, check_readable, remove_leftovers
 from pixelhdm.errors import check_at_least
 from pixelhdm.module import PixelHDMModule
 
@@ -136,6 +136,9 @@ class RunCheckpoint(Checkpoint):
         """Write a checkpoint; the older ones stay until the weights in it have proved good."""
         if trainer.fast_dev_run:
             return
+        for callback in trainer.callbacks:
+            if type(callback).__module__.split(".")[0] not in ("pixelhdm", "lightning"):
+                check_readable(callback.state_dict(), type(callback).__name__)
         self.latest, self.doubtful = self.file(trainer), True
         trainer.save_checkpoint(self.latest, weights_only=False)
 
