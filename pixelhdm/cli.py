@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ os.environ.setdefault(
 )  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -196,6 +198,11 @@ class PixelHDMCLI(LightningCLI):
         self.run_config = config.clone()
         self.run_config.ckpt_path = None
         folder = config.trainer.default_root_dir or "."
+        check_trainer(config.trainer, self.subcommand)
+        if config.ckpt_path == "":
+            raise UserError(
+                "--ckpt_path must be a file or last, got nothing. Leave it out or set it."
+            )
         if config.ckpt_path == "last":
             config.ckpt_path = str(last_checkpoint(folder))
         if config.ckpt_path is not None:
@@ -234,6 +241,11 @@ class PixelHDMCLI(LightningCLI):
                 raise UserError(
                     f"trainer.callbacks must not hold {type(callback).__name__}, which every run "
                     f"has, got another one. Set it by its key {key}."
+                )
+            if isinstance(callback, GradientAccumulationScheduler):
+                raise UserError(
+                    "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a "
+                    "run have as many batches. Set trainer.accumulate_grad_batches."
                 )
         if config.logger is not None and wandb is not None:
             raise UserError(
@@ -314,8 +326,8 @@ def main() -> None:
         )
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
-    except ValueError as error:
-        reason = build_error(error)
+    except (ValueError, RuntimeError) as error:
+        reason = build_error(error) or refusal_of_lightning(error)
         if reason is None:
             raise
         sys.exit(f"error: {reason}")
@@ -343,6 +355,30 @@ def run_command(name: str, function: Callable[..., None]) -> None:
         prog=f"main.py {name}",
         allow_abbrev=False,
     )
+
+
+def check_trainer(trainer: Namespace, subcommand: str) -> None:
+    """Raise a UserError for settings of the trainer that cannot be meant."""
+    if trainer.enable_checkpointing is False:
+        raise UserError(
+            "trainer.enable_checkpointing must be left out, got false: every run saves its end. "
+            "Set checkpoint.every_n_steps to 0 to save nothing else."
+        )
+    if trainer.val_check_interval == 0:
+        raise UserError(
+            "trainer.val_check_interval must be above 0, got 0. Set trainer.limit_val_batches to 0 "
+            "to switch validation off."
+        )
+    if subcommand == "fit" and trainer.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches must be above 0 to train, got 0.")
+
+
+def refusal_of_lightning(error: Exception) -> UserError | None:
+    """What Lightning itself says of a setting that it does not take; None for any other error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames or not frames[-1][0].f_globals["__name__"].startswith("lightning."):
+        return None
+    return UserError(" ".join(str(error).split()))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -204,7 +204,7 @@ def concrete_classes(base: type) -> set[str]:
     return below | {base.__name__} if is_public else below
 
 
-def build_error(error: ValueError) -> UserError | None:
+def build_error(error: ValueError | RuntimeError) -> UserError | None:
     """What was wrong when jsonargparse could not build an optional part, if it was that.
 
     It wraps what the part's constructor raised into one error for each type that it tried.

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.e2e.conftest import (
     finish,
     logged,
     start,
+    watched,
     with_repa,
 )
 from tests.tiny_dino import save_dinov3
@@ -107,6 +109,26 @@ def test_so_is_a_new_memory_of_rmsprop(run, setting, value):
     run("fit", *QUICK, f"{rmsprop}}}}}", "--trainer.max_steps=2")
     with pytest.raises(SystemExit, match=f"must keep {setting}="):
         run("fit", *QUICK, f"{rmsprop}, {setting}: {value}}}}}", "--ckpt_path=last")
+
+
+SCHEDULER = "--trainer.callbacks=GradientAccumulationScheduler"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--ckpt_path="], "--ckpt_path must be a file or last, got nothing"),
+        (["--trainer.limit_train_batches=0"], "limit_train_batches must be above 0 to train"),
+        (["--trainer.val_check_interval=0"], "val_check_interval must be above 0, got 0"),
+        (["--trainer.enable_checkpointing=false"], "every run saves its end"),
+        ([SCHEDULER, "--trainer.callbacks.scheduling={0: 2}"], "Set trainer.accumulate_grad_b"),
+        (["--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=500"], "must be l"),
+        (watched("Unreadable"), "the state of Unreadable must be plain values"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_sentence(run, flags, words):
+    with pytest.raises(SystemExit, match=re.escape(words)):
+        run("fit", *QUICKSTART, *flags)
 
 
 def test_settings_that_exclude_each_other_are_one_sentence(run):
