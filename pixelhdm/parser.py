@@ -153,15 +153,14 @@ def wrong_class(message: str) -> WrongClass | None:
         if not match:
             continue
         given = next((text for text in lines[at:] if text.startswith("Given value: ")), "")
-        value, name = (
-            given.removeprefix("Given value: "),
-            (match[1] or "") if match.re.groups else "",
-        )
+        value = given.removeprefix("Given value: ")
+        name = (match[1] or "") if match.re.groups else ""
         is_bare = not name or (match.re is ABSTRACT and name.rpartition(".")[2] not in value)
-        has_settings = is_bare and (NESTED.search(value) or "{" in value)
+        has_settings = is_bare and (NESTED.search(value) or "{" in value)  # and no class
         if match.re is NOT_VALID and not (NESTED.match(value) or value.startswith("{'init_args'")):
             continue
-        name, exists = "" if has_settings else name, match.re is ABSTRACT and not has_settings
+        name = "" if has_settings else name
+        exists = match.re is ABSTRACT and not has_settings
         for above in range(at - 1, -1, -1):
             if lines[above].startswith("Subtypes:"):
                 name = name or ("" if "(" in value or "{" in value else value)
