@@ -20,7 +20,7 @@ import torch
 from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -45,7 +45,7 @@ from pixelhdm.checkpoints import (
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.datamodule import PixelHDMDataModule
-from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.errors import UserError, check_at_least, one_line
 from pixelhdm.files import replacing
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler
@@ -235,18 +235,7 @@ class PixelHDMCLI(LightningCLI):
             own.append(StepProgress())
         given = self.config_init[self.subcommand]
         wandb = Wandb() if given.wandb is True else given.wandb or None
-        keys = {callback: key for key, callback in CALLBACKS.items()}
-        for callback in as_list(config.callbacks):
-            if key := keys.get(type(callback)):
-                raise UserError(
-                    f"trainer.callbacks must not hold {type(callback).__name__}, which every run "
-                    f"has, got another one. Set it by its key {key}."
-                )
-            if isinstance(callback, GradientAccumulationScheduler):
-                raise UserError(
-                    "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a "
-                    "run have as many batches. Set trainer.accumulate_grad_batches."
-                )
+        check_callbacks(as_list(config.callbacks))
         if config.logger is not None and wandb is not None:
             raise UserError(
                 "wandb must be empty where trainer.logger is given, got both. Leave trainer.logger "
@@ -263,7 +252,7 @@ class PixelHDMCLI(LightningCLI):
                 **kwargs,
             )
         except (ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise UserError(f"trainer settings must be valid, got: {reason}.") from error
         for callback in trainer.callbacks:
             if isinstance(callback, SaveConfig):
@@ -373,12 +362,28 @@ def check_trainer(trainer: Namespace, subcommand: str) -> None:
         raise UserError("trainer.limit_train_batches must be above 0 to train, got 0.")
 
 
+def check_callbacks(callbacks: list[Callback]) -> None:
+    """Raise a UserError for a callback of a person's that would upset those of every run."""
+    keys = {callback: key for key, callback in CALLBACKS.items()}
+    for callback in callbacks:
+        if key := keys.get(type(callback)):
+            raise UserError(
+                f"trainer.callbacks must not hold {type(callback).__name__}, which every run has, "
+                f"got another one. Set it by its key {key}."
+            )
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UserError(
+                "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a run "
+                "have as many batches. Set trainer.accumulate_grad_batches."
+            )
+
+
 def refusal_of_lightning(error: Exception) -> UserError | None:
     """What Lightning itself says of a setting that it does not take; None for any other error."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames or not frames[-1][0].f_globals["__name__"].startswith("lightning."):
         return None
-    return UserError(" ".join(str(error).split()))
+    return UserError(one_line(error))
 
 
 def as_list(value: Any) -> list[Any]:

@@ -9,6 +9,11 @@ class UserError(ValueError):
     """
 
 
+def one_line(error: Exception) -> str:
+    """An error's text without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def check_at_least(least: int, **values: int) -> None:
     """Raise a UserError that names the first of `values` below `least`."""
     for name, value in values.items():

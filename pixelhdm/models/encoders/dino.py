@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from pixelhdm.errors import UserError, check_one_of
+from pixelhdm.errors import UserError, check_one_of, one_line
 from pixelhdm.models.encoders.teacher import Teacher
 from pixelhdm.models.encoders.vit import TimmViT, TransformersViT
 
@@ -44,7 +44,7 @@ class Dino(Teacher):
         try:
             network = (TimmViT if self.library == "timm" else TransformersViT)(self.source)
         except Exception as error:  # an offline Hub or a damaged file can fail in any way
-            reason = " ".join(str(error).split()).split(". ")[0][:200]
+            reason = one_line(error).split(". ")[0][:200]
             raise UserError(
                 f"teacher {self.source} must be readable by {self.library}, {self.ways()}, got "
                 f"{type(error).__name__}: {reason.rstrip('.!')}."
