@@ -22,8 +22,9 @@ WRAPPING = re.compile(
 )
 NO_CLASS = re.compile(r"Expected a dot import path string: ?(\S+)?")
 ABSTRACT = re.compile(r"Expected an instantiatable class, but (?:(\S+) )?is abstract")
-NOT_VALID = re.compile(r"Not a valid subclass of ")
+NOT_VALID = "Not a valid subclass of "
 NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)")
+CLASS_PATH = re.compile(r"class_path[ =]'([\w.]+)'")
 BESIDE = re.compile(r"{'class_path': '[\w.]+', '(?!init_args|dict_kwargs)")  # settings at its side
 CLASS = re.compile(r"(pixelhdm(?:\.\w+)+|torch\.optim\.\w+)\.([A-Z]\w*)")
 LEAST = ("Expected a path but", "Expected a dot import path string")  # said of every wrong value
@@ -33,6 +34,7 @@ UNKNOWN = re.compile(
 )
 UNREAD = re.compile(r"^Unable to load config '(.*)'", re.MULTILINE)
 OPTIONAL = ("bitsandbytes", "torchao", "timm", "transformers", "wandb")
+PUT_BESIDE = " Put the settings beside class_path under init_args."
 MANY = 8  # more names than this say nothing
 
 
@@ -63,8 +65,10 @@ class Parser(LightningArgumentParser):
         """Check all values; null too, which is one only where the type says so."""
         super().validate(namespace, skip_unset=skip_unset, **kwargs)
         if skip_unset and "_prefix" not in kwargs:  # nothing that is required is missing
-            super().validate(namespace, skip_unset=False, **kwargs)
-            for name, parser in self.subcommand_parsers().items():
+            parsers = self.subcommand_parsers()
+            if not parsers:
+                super().validate(namespace, skip_unset=False, **kwargs)
+            for name, parser in parsers.items():
                 if namespace.get(name):
                     parser.validate(namespace[name], skip_unset=False, _prefix=f"{name}.")
 
@@ -77,16 +81,16 @@ class Parser(LightningArgumentParser):
         """The valid names nearest to an unknown one, or what was meant, or nothing."""
         if wrong := wrong_class(message):
             if BESIDE.search(wrong.given):
-                return " Put the settings beside class_path under init_args."
+                return PUT_BESIDE
             return self.class_suggestion(wrong)
         unknown = UNKNOWN.search(message)
         if not unknown:
             return ""
         name = next(group for group in unknown.groups() if group)
         if name == "class_path":
-            return " Put the settings beside class_path under init_args."
+            return PUT_BESIDE
         class_path = refusing_class(message, name)
-        known = self.class_options(class_path) if class_path else self.own_options(message)
+        known = list(constructor_types(class_path)) if class_path else self.own_options(message)
         if name in known:
             return f" PixelHDM sets {name} itself."
         return nearest(name, known) or " See --help for the valid names."
@@ -113,17 +117,11 @@ class Parser(LightningArgumentParser):
         options = [option.lstrip("-") for action in actions for option in action.option_strings]
         return [option for option in options if not option.endswith((".help", "+"))]
 
-    def class_options(self, class_path: str) -> list[str]:
-        """The constructor arguments of a class."""
-        return list(constructor_types(class_path))
-
 
 def refusing_class(message: str, name: str) -> str | None:
     """The innermost class that an error says does not take an option; None if it names no class."""
     before, option, after = message.rpartition(f"Option '{name}'")
-    paths = re.findall(r"class_path[ =]'([\w.]+)'", before) or re.findall(
-        r"class_path[ =]'([\w.]+)'", option + after
-    )
+    paths = CLASS_PATH.findall(before) or CLASS_PATH.findall(option + after)
     return paths[-1] if paths else None
 
 
@@ -149,24 +147,25 @@ def wrong_class(message: str) -> WrongClass | None:
     """The wrong class that an error is about, if it is about one."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     for at, line in enumerate(lines):
-        match = NO_CLASS.match(line) or ABSTRACT.match(line) or NOT_VALID.match(line)
-        if not match:
+        abstract, is_invalid = ABSTRACT.match(line), line.startswith(NOT_VALID)
+        match = abstract or NO_CLASS.match(line)
+        if not match and not is_invalid:
             continue
         given = next((text for text in lines[at:] if text.startswith("Given value: ")), "")
         value = given.removeprefix("Given value: ")
-        name = (match[1] or "") if match.re.groups else ""
-        is_bare = not name or (match.re is ABSTRACT and name.rpartition(".")[2] not in value)
-        has_settings = is_bare and (NESTED.search(value) or "{" in value)  # and no class
-        if match.re is NOT_VALID and not (NESTED.match(value) or value.startswith("{'init_args'")):
+        if is_invalid and not (NESTED.match(value) or value.startswith("{'init_args'")):
             continue
+        name = (match and match[1]) or ""
+        is_bare = not name or (abstract and name.rpartition(".")[2] not in value)
+        has_settings = is_bare and (NESTED.search(value) or "{" in value)  # and no class
         name = "" if has_settings else name
-        exists = match.re is ABSTRACT and not has_settings
+        exists = bool(abstract and not has_settings)
         for above in range(at - 1, -1, -1):
             if lines[above].startswith("Subtypes:"):
                 name = name or ("" if "(" in value or "{" in value else value)
                 return WrongClass(name, "", lines[above], value, exists)
             if key := KEY.search(lines[above]):
-                paths = re.findall(r"class_path '([\w.]+)'", " ".join(lines[:above]))
+                paths = CLASS_PATH.findall(" ".join(lines[:above]))
                 types = str(constructor_types(paths[-1]).get(key[1], "")) if paths else ""
                 return WrongClass(name, key[1], types, value if has_settings else "", exists)
     return None
@@ -225,7 +224,7 @@ def one_sentence(message: str) -> str:
     reasons = [KEY.sub("", line) for line in lines]
     reasons = [reason for reason in reasons if not NOISE.match(reason)] or [lines[-1]]
     wrong = wrong_class(message)
-    vague = (*LEAST, "Not a valid subclass of ") if wrong else LEAST
+    vague = (*LEAST, NOT_VALID) if wrong else LEAST
     telling = [r for r in reasons if not r.startswith(vague) and not ABSTRACT.match(r)]
     if not telling:
         telling = [told(wrong) if wrong else reasons[-1]]
