@@ -83,15 +83,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = load_file(path)
     except UserError:
         raise
-    except UnpicklingError as error:
-        if not (held := unreadable_class(error)):
-            raise UserError(torn(path, error)) from error
-        raise UserError(
-            f"checkpoint {path} must hold plain values and tensors alone, got {held}, which cannot "
-            "be read without running code. A callback of the run that wrote it has put it there."
-        ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(torn(path, error)) from error
+        if held := unreadable_class(error):
+            raise UserError(
+                f"checkpoint {path} must hold plain values and tensors alone, got {held}, which "
+                "cannot be read without running code. A callback of the run that wrote it has put "
+                "it there."
+            ) from error
+        raise UserError(
+            f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
+            "one from the same folder."
+        ) from error
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
@@ -118,16 +120,10 @@ def load_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def torn(path: str | Path, error: Exception) -> str:
-    """What is said of a damaged file."""
-    return (
-        f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier one "
-        "from the same folder."
-    )
-
-
-def unreadable_class(error: UnpicklingError) -> str | None:
+def unreadable_class(error: Exception) -> str | None:
     """The class in a file that torch.load does not build; None where the file is damaged."""
+    if not isinstance(error, UnpicklingError):
+        return None
     name = re.search(r"(?:GLOBAL|global:?) ([\w.]+\.\w+)", str(error))
     return name[1] if name else None
 

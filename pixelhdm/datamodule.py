@@ -1,6 +1,6 @@
 """The LightningDataModule: sources to loaders, and the exact position in the data."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -157,10 +157,10 @@ class PixelHDMDataModule(LightningDataModule):
         }
 
     @property
-    def part(self) -> int | None:
-        """Batches of an epoch that the trainer takes; None for all of them."""
+    def part(self) -> int | Literal["all"]:
+        """Batches of an epoch that the trainer takes."""
         taken = self.loader.trainer_epoch
-        return taken if taken < len(self.loader) else None
+        return taken if taken < len(self.loader) else "all"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict or None
@@ -195,17 +195,12 @@ class PixelHDMDataModule(LightningDataModule):
         if not self.trainer.fast_dev_run:  # it saves nothing
             if regrouped or self.loader.accumulate > 1:  # the trainer's epoch's end ends a step
                 own[PART] = self.part
-            if regrouped and self.part is not None:
+            if regrouped and self.part != "all":
                 own["images per batch"] = self.loader.global_batch
         for name, value in own.items():
             if state[name] != value:
                 raise UserError(
-                    f"a resumed run must keep its {name}, got {shown(value)} where the "
-                    f"checkpoint has {shown(state[name])}. "
+                    f"a resumed run must keep its {name}, got {value} where the checkpoint has "
+                    f"{state[name]}. "
                     "Restore it, or start a new run from the weights with --model.init_from."
                 )
-
-
-def shown(value: Any) -> Any:
-    """A setting's value in words."""
-    return "all" if value is None else value

@@ -9,9 +9,11 @@ from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowSample
 from pixelhdm.training.losses.loss import LossTerm
 
-LOGGED = {"total", "grad_norm", "skipped_steps", "overflows"}  # the other numbers of a step
-LOGGED |= {"clip_threshold", "grad_z", "clipped_share"}
-LOGGED |= {"lr", "lr_hidden", "lr_other", "lr_no_decay"}
+LOGGED = {  # the other numbers of a step
+    *("total", "grad_norm", "skipped_steps", "overflows"),
+    *("clip_threshold", "grad_z", "clipped_share"),
+    *("lr", "lr_hidden", "lr_other", "lr_no_decay"),
+}
 
 
 class TripleLoss(nn.Module):
