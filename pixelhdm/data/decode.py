@@ -1,0 +1,128 @@
+"""From an image file's bytes to upright RGB pixels, and to a size.
+
+The rules, for every source: turned upright by EXIF; transparency laid on white; CMYK converted
+without its profile; 16 bits of grey scaled to 8; of an animation the first frame.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; its values that exchange width and height
+PIXELS = UInt8[np.ndarray, "H W 3"]
+
+
+class Header(NamedTuple):
+    """What an image's first bytes say.
+
+    Attributes:
+        width: of the upright image, in pixels.
+        height: of the upright image, in pixels.
+        kind: JPEG, PNG, WEBP, … as Pillow calls it.
+        mode: RGB, CMYK, P, … as Pillow calls it.
+        num_frames: more than 1 for an animation.
+    """
+
+    width: int
+    height: int
+    kind: str
+    mode: str
+    num_frames: int
+
+
+def read_header(data: bytes) -> Header:
+    """Size and kind of an image, without decoding it; any of Pillow's errors may leave it."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if image.getexif().get(ORIENTATION) in TURNED:
+            width, height = height, width
+        frames = getattr(image, "n_frames", 1)
+        return Header(width, height, image.format or "", image.mode, frames)
+
+
+def decode(data: bytes) -> PIXELS:
+    """The upright RGB pixels of an image file; any error of a decoder may leave it."""
+    if is_plain_jpeg(data):
+        tensor = decode_jpeg(as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+        return tensor.permute(1, 2, 0).numpy()
+    if is_plain_png(data):
+        tensor = decode_png(as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+        return tensor.permute(1, 2, 0).numpy()
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(on_white(image))
+
+
+def as_tensor(data: bytes) -> torch.Tensor:
+    """Bytes as a tensor that shares them."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether torchvision decodes a file as the rules say: a JPEG of 1 or 3 colours."""
+    return data.startswith(JPEG) and jpeg_colours(data) in (1, 3)
+
+
+def jpeg_colours(data: bytes) -> int:
+    """Number of colours in a JPEG's frame header (ITU-T T.81, B.2.2); 0 where none is found."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[at + 9]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+def is_plain_png(data: bytes) -> bool:
+    """Whether a PNG is grey or RGB of 8 bits without transparency."""
+    is_rgb = data.startswith(PNG) and data[24:25] == b"\x08" and data[25:26] in (b"\0", b"\2")
+    return is_rgb and b"tRNS" not in data[: data.find(b"IDAT")]
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An opened image as upright RGB, transparency laid on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def cover(pixels: PIXELS, height: int, width: int, where: tuple[float, float]) -> PIXELS:
+    """Resize an image so that it just covers height x width, and cut that out.
+
+    Bicubic with antialiasing. Nothing is resized that has the size already.
+
+    Args:
+        pixels: the image.
+        height: of the result in pixels.
+        width: of the result in pixels.
+        where: the cut's place down and to the right, 0 … 1 of the way; 0.5 is the centre.
+    """
+    if pixels.shape[:2] != (height, width):
+        scale = max(height / pixels.shape[0], width / pixels.shape[1])
+        size = [
+            max(height, round(pixels.shape[0] * scale)),
+            max(width, round(pixels.shape[1] * scale)),
+        ]
+        image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        image = resize(image.permute(2, 0, 1), size, InterpolationMode.BICUBIC, antialias=True)
+        pixels = image.permute(1, 2, 0).numpy()
+    top, left = (
+        round(part * (have - need))
+        for part, have, need in zip(where, pixels.shape, (height, width), strict=False)
+    )
+    return pixels[top : top + height, left : left + width]
