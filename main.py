@@ -1,3 +1,4 @@
 from pixelhdm.cli import main
 
-main()
+if __name__ == "__main__":  # processes that load data import this file too
+    main()

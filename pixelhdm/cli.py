@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from pixelhdm.callbacks.bad_samples import BadSamples
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import SkipNonFinite
@@ -44,6 +45,8 @@ from pixelhdm.checkpoints import (
 )
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
+from pixelhdm.data.prepare.prepare import prepare, spelled_out
+from pixelhdm.data.samplers import BufferedShufflePlan, RandomPlan, SequentialPlan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError, check_at_least, one_line
 from pixelhdm.files import replacing
@@ -75,6 +78,7 @@ TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train"
 # In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
 CALLBACKS = {
     "repa_early_stop": RepaEarlyStop,
+    "bad_samples": BadSamples,
     "skip_non_finite": SkipNonFinite,
     "zclip": ZClip,
     "ema": EMA,
@@ -85,6 +89,7 @@ CALLBACKS = {
 }
 # Imported so that a config may call them by their bare names and --help lists them.
 BY_NAME = (
+    BufferedShufflePlan,
     ClassConditioner,
     ConstantSchedule,
     CosineSchedule,
@@ -98,7 +103,9 @@ BY_NAME = (
     ImageFolder,
     MuonAdamW,
     PixelHDM,
+    RandomPlan,
     RepaLoss,
+    SequentialPlan,
     SteppedCosineRestart,
     TripleLoss,
     VelocityLoss,
@@ -297,6 +304,10 @@ def main() -> None:
         if sys.argv[1:2] == ["ema"]:
             run_command("ema", reconstruct_ema)
             return
+        if sys.argv[1:2] == ["prepare"]:
+            sys.argv[2:] = spelled_out(sys.argv[2:])
+            run_command("prepare", prepare)
+            return
         PixelHDMCLI(
             PixelHDMModule,
             PixelHDMDataModule,
@@ -309,7 +320,8 @@ def main() -> None:
                 "allow_abbrev": False,
                 "description": "Train and sample image diffusion transformers on pixels.",
                 "epilog": "Beside these: main.py ema, an average of another length from a run's "
-                "snapshots; see main.py ema --help.",
+                "snapshots; main.py prepare, images of any kind as shards to train on; see main.py "
+                "ema --help, main.py prepare --help.",
                 **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()},
             },
         )

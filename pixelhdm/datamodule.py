@@ -2,11 +2,18 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
+from pixelhdm.data.batches import Batch, Executor
+from pixelhdm.data.buckets import DROPPED, Assignment, Buckets
+from pixelhdm.data.coverage import coverage_table
 from pixelhdm.data.draws import ClassDraws, DrawLoader
-from pixelhdm.data.loader import Batch, EpochLoader
+from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
+from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
 from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError, check_at_least
 
@@ -17,17 +24,27 @@ PART = "limit_train_batches"
 class PixelHDMDataModule(LightningDataModule):
     """Training and held-out images, and the list of images to draw.
 
-    Its state is the position in the data: a resumed run goes on with the next batch, on the same
-    number of images per optimizer step, whatever processes and accumulated batches share them.
+    Its state is the position in the data: a resumed run goes on with the next batch. With batches
+    of another size, or shared by other numbers of processes, each image that is left of the epoch
+    still comes exactly once.
 
     Args:
-        image_size: side of the square training images in pixels.
+        image_size: side in pixels of the square training images, where there are no buckets, and
+            of drawn images.
         batch_size: images per process and step.
         draw: which images predict and the sample grids draw.
         train: source of training images; not built by predict.
         val: source of held-out images; none switches validation off; not built by predict.
-        seed: seed of the data's order, flips, noise and time; empty takes seed_everything.
-        num_threads: threads that load images ahead of training; 0 loads in the training thread.
+        buckets: sizes to train at, each image at the one that suits it; none takes image_size
+            alone, every image resized and cut to it.
+        batch_tokens: patches per process and step, in place of batch_size: each bucket has as many
+            images as fit.
+        sampler: the order of the training images.
+        seed: seed of the data's order, flips, crops, captions, noise and time; empty takes
+            seed_everything.
+        num_workers: threads or processes that load images ahead of training; 0 loads in the
+            training thread.
+        executor: thread or process.
     """
 
     def __init__(
@@ -37,22 +54,25 @@ class PixelHDMDataModule(LightningDataModule):
         draw: ClassDraws,
         train: ImageSource | None = None,
         val: ImageSource | None = None,
+        buckets: Buckets | None = None,
+        batch_tokens: int | None = None,
+        sampler: Plan = BufferedShufflePlan(),
         seed: int | None = None,
-        num_threads: int = 4,
+        num_workers: int = 4,
+        executor: Executor = "thread",
     ):
         super().__init__()
         # There may be fewer images to draw than processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         check_at_least(1, image_size=image_size, batch_size=batch_size)
-        check_at_least(0, num_threads=num_threads, seed=seed or 0)
-        self.image_size, self.batch_size, self.draw, self.num_threads = (
-            image_size,
-            batch_size,
-            draw,
-            num_threads,
-        )
+        check_at_least(1, batch_tokens=1 if batch_tokens is None else batch_tokens)
+        check_at_least(0, num_workers=num_workers, seed=seed or 0)
+        self.image_size, self.batch_size, self.draw = image_size, batch_size, draw
         self.sources = {"train": train, "val": val}
-        self.seed = seed or 0
+        self.buckets = buckets or Buckets.square(image_size)
+        self.batch_tokens, self.sampler, self.seed = batch_tokens, sampler, seed or 0
+        self.num_workers, self.executor = num_workers, executor
+        self.bucketed: dict[str, Bucketed] = {}
         self.loader: EpochLoader | None = None
         self.restored: dict[str, Any] | None = None
         self.changed_part = False
@@ -63,29 +83,44 @@ class PixelHDMDataModule(LightningDataModule):
         return self.draw.height or self.image_size, self.draw.width or self.image_size
 
     @property
-    def global_batch(self) -> int:
-        """Images of a batch, over all processes."""
-        return self.batch_size * self.trainer.world_size
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Batch size, height and width of all batches that training can meet."""
+        return [
+            (num, *size) for num, size in zip(self.batch_sizes(), self.buckets.table, strict=True)
+        ]
 
-    def used(self, stage: str) -> list[ImageSource]:
+    def batch_sizes(self) -> list[int]:
+        """Images per process and step of each bucket."""
+        if self.batch_tokens is None:
+            return [self.batch_size] * len(self.buckets.table)
+        patch = self.trainer.lightning_module.network.patch_size
+        tokens = [height * width // patch**2 for height, width in self.buckets.table]
+        if max(tokens) > self.batch_tokens:
+            raise UserError(
+                f"batch_tokens must hold one image of the largest bucket, which has {max(tokens)} "
+                f"patches, got {self.batch_tokens}."
+            )
+        return [self.batch_tokens // number for number in tokens]
+
+    # Sources --------------------------------------------------------------------------------------
+
+    def used(self, stage: str) -> dict[str, ImageSource]:
         """The sources that a stage needs."""
         names = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ())
-        return [self.sources[name] for name in names if self.sources[name] is not None]
+        return {name: self.sources[name] for name in names if self.sources[name] is not None}
 
     def prepare_data(self) -> None:
-        for source in self.used(self.trainer.state.fn):
+        for source in self.used(self.trainer.state.fn).values():
             source.prepare()
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.sources["train"] is None:
-            raise UserError("train must be a source of images, got none. Set data.train.")
+        needed = {"fit": "train", "validate": "val"}.get(stage)
+        if needed is not None and self.sources[needed] is None:
+            raise UserError(f"{needed} must be a source of images, got none. Set data.{needed}.")
         if stage == "fit":
             check_at_least(1, accumulate_grad_batches=self.trainer.accumulate_grad_batches)
-        if stage == "validate" and self.sources["val"] is None:
-            raise UserError("val must be a source of images, got none. Set data.val.")
-        sources = self.used(stage)
-        for source in sources:
-            source.open(self.image_size)
+        self.bucketed = {name: self.opened(name) for name in self.used(stage)}
+        sources = [data.source for data in self.bucketed.values()]
         if len(sources) == 2 and sources[0].classes != sources[1].classes:
             raise UserError(
                 "train and val must have the same classes in the same order, got "
@@ -94,35 +129,70 @@ class PixelHDMDataModule(LightningDataModule):
             )
         self.loader = None
 
-    def build_loader(self, name: str, seed: int, shuffle: bool) -> EpochLoader:
+    def opened(self, name: str) -> Bucketed:
+        """A source, opened, with the bucket of each of its images."""
+        source, buckets = self.sources[name], self.buckets
+        for height, width in buckets.table:
+            self.trainer.lightning_module.network.check_size(height, width)
+        source.open()
+        if buckets.takes_all:
+            return Bucketed(source, buckets.table, np.zeros(len(source), dtype=np.int16))
+        sizes = source.sizes()
+        assignment = buckets.assign(sizes)
+        self.check_coverage(name, source, sizes, assignment)
+        return Bucketed(source, buckets.table, assignment.bucket)
+
+    def check_coverage(
+        self, name: str, source: ImageSource, sizes: np.ndarray, assignment: Assignment
+    ) -> None:
+        """Say what training will see; raise where that is nothing."""
+        world = self.trainer.world_size
+        table = coverage_table(self.buckets, sizes, assignment, self.batch_sizes(), world)
+        rank_zero_info("\n".join([f"Images of data.{name}:", table, *source.problems()]))
+        if (assignment.bucket == DROPPED).all():
+            raise UserError(
+                f"data.{name} must have images that fit a bucket, got {len(sizes)} images and none "
+                "that does. Lower buckets.min_side, or set buckets.too_small to upscale."
+            )
+
+    # Loaders --------------------------------------------------------------------------------------
+
+    def build_loader(self, name: str, seed: int, sampler: Plan, endless: bool) -> EpochLoader:
         """The loader of a source for this process."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        source = self.sources[name]
-        accumulate = self.trainer.accumulate_grad_batches
-        return EpochLoader(
-            source, self.batch_size, seed, shuffle, rank, world, self.num_threads, accumulate
+        trainer = self.trainer
+        pin = trainer.strategy.root_device.type == "cuda"
+        sharing = Sharing(
+            trainer.global_rank, trainer.world_size, self.num_workers, self.executor, pin
         )
+        accumulate = trainer.accumulate_grad_batches
+        data, sizes = self.bucketed[name], self.batch_sizes()
+        return EpochLoader(data, sizes, sampler, seed, endless, sharing, accumulate)
 
     def train_dataloader(self) -> EpochLoader:
-        earlier, self.loader = self.loader, self.build_loader("train", self.seed, shuffle=True)
-        limit, batches = self.trainer.limit_train_batches, len(self.loader)
-        part = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        self.loader.trainer_epoch = max(part, 1)
+        earlier, self.loader = self.loader, self.training_loader()
         if earlier is not None:
-            self.loader.epoch, self.loader.step = earlier.epoch, earlier.step
+            earlier.close()
+            self.loader.restore(*earlier.position())
         if self.restored is not None:
-            self.check_restored(self.restored)
+            self.check_restored(self.restored, self.loader)
             self.changed_part = self.restored[PART] != self.part
-            self.loader.epoch = self.restored["epoch"]
-            self.loader.step = self.regrouped(self.restored, self.restored["step"])
+            self.go_to(self.restored, self.loader)
             self.restored = None
         return self.loader
+
+    def training_loader(self) -> EpochLoader:
+        """A loader of the training images, at the start."""
+        loader = self.build_loader("train", self.seed, self.sampler, endless=True)
+        limit, batches = self.trainer.limit_train_batches, len(loader)
+        part = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        loader.trainer_epoch = max(part, 1)
+        return loader
 
     def val_dataloader(self) -> EpochLoader | list:
         """Held-out images with the same noise in every run, whatever its seed."""
         if self.sources["val"] is None:
             return []
-        return self.build_loader("val", seed=0, shuffle=False)
+        return self.build_loader("val", 0, SequentialPlan(), endless=False)
 
     def predict_dataloader(self) -> DrawLoader:
         return DrawLoader(
@@ -136,22 +206,32 @@ class PixelHDMDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move what the device computes with; numbers that the host reads stay, so that reading
-        them does not wait for the device.
+        """Move what the device computes with; what the host reads stays, so that reading it does
+        not wait for the device.
         """
         return {
-            name: value if name in HOST_SIDE else value.to(device, non_blocking=True)
+            name: value.to(device, non_blocking=True)
+            if isinstance(value, Tensor) and name not in HOST_SIDE
+            else value
             for name, value in batch.items()
         }
+
+    def teardown(self, stage: str) -> None:
+        if self.loader is not None:
+            self.loader.close()
+
+    # Position -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Position (epoch, steps given out) and what it belongs to; equal on all processes."""
         if self.loader is None:
             return {}
+        epoch, step, history = self.loader.position()
         return {
-            "epoch": self.loader.epoch,
-            "step": self.loader.step,
-            "images per batch": self.loader.global_batch,
+            "epoch": epoch,
+            "step": step,
+            "images per batch": self.loader.slots.tolist(),
+            "history": [list(part) for part in history],
             PART: "several" if self.changed_part else self.part,
             **self.identity(),
         }
@@ -165,38 +245,53 @@ class PixelHDMDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict or None
 
-    def regrouped(self, state: dict[str, Any], batches: int) -> int:
-        """As many batches of this run as hold the images of some batches of the saved run."""
-        return -(-batches * state["images per batch"] // self.global_batch)
+    def go_to(self, state: dict[str, Any], loader: EpochLoader) -> None:
+        """Set a loader to a saved position, in batches of its own sizes."""
+        step, history = state["step"], [tuple(part) for part in state["history"]]
+        if state["images per batch"] != loader.slots.tolist():
+            history.append((state["images per batch"], step))
+            step = 0
+            rank_zero_info(
+                f"The batches are of other sizes than the checkpoint's: what is left of epoch "
+                f"{state['epoch']} is planned anew, each image that is left once."
+            )
+        loader.restore(state["epoch"], step, history)
 
     def regroup(self, checkpoint: dict[str, Any]) -> None:
-        """Count a checkpoint's batches in those of this run, which may be others of a step's."""
+        """Count a checkpoint's batches in those of this run, which may be of other sizes."""
         state = checkpoint[type(self).__qualname__]
-        if state["images per batch"] == self.global_batch:
+        loader = self.training_loader()
+        if state["images per batch"] == loader.slots.tolist():
             return
+        self.loader = loader
+        self.check_restored(state, loader)
+        self.go_to(state, loader)
+        self.loader = None
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
+        done = {"current": loader.step, "total": loader.epoch * len(loader) + loader.step}
+        for name, number in done.items():
+            counts = progress[name]
             open_batches = counts["ready"] - counts["completed"]
-            done = self.regrouped(state, counts["ready"])
-            counts |= dict.fromkeys(("ready", "started", "processed"), done)
-            counts["completed"] = done - open_batches
+            counts |= dict.fromkeys(("ready", "started", "processed"), number)
+            counts["completed"] = number - open_batches
 
     def identity(self) -> dict[str, Any]:
         """What a position is only valid for."""
         return {
-            "data": self.loader.source.fingerprint(),
+            "data": self.bucketed["train"].source.fingerprint(),
+            "buckets": self.buckets.digest(),
+            "sampler": repr(self.sampler),
             "seed": self.seed,
-            "images per optimizer step": self.loader.global_batch * self.loader.accumulate,
         }
 
-    def check_restored(self, state: dict[str, Any]) -> None:
-        """Raise unless the restored position belongs to these data."""
-        own, regrouped = self.identity(), state["images per batch"] != self.loader.global_batch
+    def check_restored(self, state: dict[str, Any], loader: EpochLoader) -> None:
+        """Raise unless a saved position belongs to these data."""
+        own, regrouped = self.identity(), state["images per batch"] != loader.slots.tolist()
         if not self.trainer.fast_dev_run:  # it saves nothing
-            if regrouped or self.loader.accumulate > 1:  # the trainer's epoch's end ends a step
+            if regrouped or loader.accumulate > 1:  # the trainer's epoch's end ends a step
                 own[PART] = self.part
             if regrouped and self.part != "all":
-                own["images per batch"] = self.loader.global_batch
+                own["images per batch"] = loader.slots.tolist()
         for name, value in own.items():
             if state[name] != value:
                 raise UserError(

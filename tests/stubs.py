@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixelhdm.data.source import ImageSource, Record
+from pixelhdm.data.source import BadSample, ImageSource, Record
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.network import Network, Prediction
 from pixelhdm.models.pixelhdm import PixelHDM
@@ -57,19 +57,29 @@ def context(batch: int, length: int, dim: int = TINY["hidden_dim"], seed: int = 
 
 
 class Numbers(ImageSource):
-    """Images whose pixels tell their index and the seed that they were loaded with."""
+    """Images whose pixels tell their index and the seed that they were loaded with.
 
-    def __init__(self, num: int):
-        self.num = num
+    Args:
+        num: how many.
+        bad: those that cannot be read.
+    """
 
-    def open(self, image_size: int) -> None:
+    def __init__(self, num: int, bad: tuple[int, ...] = ()):
+        self.num, self.bad = num, bad
+
+    def open(self) -> None:
         """Do nothing: there is no file."""
+
+    def sizes(self) -> np.ndarray:
+        return np.full((self.num, 2), 2, dtype=np.uint16)
 
     def __len__(self) -> int:
         return self.num
 
-    def load(self, index: int, seed: int) -> Record:
-        image = np.full((2, 2, 3), index % 251, dtype=np.uint8)
+    def load(self, index: int, seed: int, height: int, width: int) -> Record:
+        if index in self.bad:
+            raise BadSample("decode", "it is bad")
+        image = np.full((height, width, 3), index % 251, dtype=np.uint8)
         image[0, 0] = seed % 251
         return Record(image, index % 10)
 

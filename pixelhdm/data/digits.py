@@ -7,8 +7,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 from einops import repeat
+from jaxtyping import UInt16
 
-from pixelhdm.data.source import ImageSource, Record, check_image_size
+from pixelhdm.data.decode import cover
+from pixelhdm.data.source import ImageSource, Record
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.files import replacing
 
@@ -55,8 +57,7 @@ class Digits(ImageSource):
                 label=digits.target.astype(np.int64),
             )
 
-    def open(self, image_size: int) -> None:
-        check_image_size(image_size, SIDE, "Digits")
+    def open(self) -> None:
         try:
             with np.load(self.file) as stored:
                 image, label = stored["image"], stored["label"]
@@ -71,8 +72,12 @@ class Digits(ImageSource):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, index: int, seed: int) -> Record:
-        return Record(self.images[index], int(self.labels[index]))
+    def sizes(self) -> UInt16[np.ndarray, "N 2"]:
+        return np.full((len(self), 2), SIDE, dtype=np.uint16)
+
+    def load(self, index: int, seed: int, height: int, width: int) -> Record:
+        view = cover(self.images[index], height, width, (0.5, 0.5))
+        return Record(view, int(self.labels[index]))
 
     def fingerprint(self) -> str:
         return f"digits-{self.split}-{hashlib.sha256(self.images.tobytes()).hexdigest()[:16]}"

@@ -44,6 +44,7 @@ class Index:
         texts: captions that no shard holds, one after another (bytes).
         problems: what was wrong with the shards, one sentence each.
         digest: a short text that differs when samples, labels or names of shards differ.
+        folder: where it was loaded from, if it was.
     """
 
     columns: dict[str, np.ndarray]
@@ -52,6 +53,7 @@ class Index:
     texts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     problems: tuple[str, ...] = ()
     digest: str = ""
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         self.digest = self.digest or self.computed_digest()
@@ -65,6 +67,13 @@ class Index:
             return self.__dict__["columns"][name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def __reduce__(self) -> tuple:
+        """Another process maps the same files, instead of getting a copy of them."""
+        if self.folder is None:
+            parts = self.columns, self.shards, self.classes, self.texts, self.problems, self.digest
+            return type(self), parts
+        return reopened, (self.folder,)
 
     def computed_digest(self) -> str:
         """Digest of all columns, texts and the shards' file names."""
@@ -132,4 +141,10 @@ class Index:
             ) from error
         texts = arrays.pop("texts")
         text = {name: tuple(about[name]) for name in ("shards", "classes", "problems")}
-        return cls(arrays, texts=texts, digest=about["digest"], **text), about["stamp"]
+        index = cls(arrays, texts=texts, digest=about["digest"], folder=folder, **text)
+        return index, about["stamp"]
+
+
+def reopened(folder: Path) -> Index:
+    """The index in a folder, without its stamp."""
+    return Index.load(folder)[0]

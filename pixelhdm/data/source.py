@@ -4,57 +4,92 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-
-from pixelhdm.errors import UserError
+from jaxtyping import Int16, Int64, Integer, UInt8, UInt16
 
 
 class Record(NamedTuple):
-    """One labelled picture.
+    """One picture with its condition.
 
     Attributes:
         image: pixels, uint8.
-        label: class number.
+        condition: class number or caption.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
-    label: int
+    condition: int | str
+
+
+class BadSample(Exception):
+    """A sample that cannot be given; training goes on without it.
+
+    Attributes:
+        reason: missing, torn, unreachable, crc, decode, size or text.
+        detail: what exactly, in a few words.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 class ImageSource(ABC):
-    """Base of all sources: a fixed list of labelled images, found by their index 0 … len - 1.
+    """Base of all sources: a fixed list of images, found by their index 0 … len - 1.
 
     Building one touches no file; `prepare` may write, `open` reads.
 
     Attributes:
         classes: names of the classes in the order of their numbers; known after `open`.
+        empty: the condition of a slot without image, of the kind that all conditions have.
     """
 
     classes: tuple[str, ...] = ()
+    empty: int | str = 0
 
     def prepare(self) -> None:
         """Write what is needed on this machine, once; called by one process."""
 
     @abstractmethod
-    def open(self, image_size: int) -> None:
-        """Read what `len` and `load` need, for images of `image_size` x `image_size`; called by
-        every process.
-        """
+    def open(self) -> None:
+        """Read what all below need; called by every process."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
 
     @abstractmethod
-    def load(self, index: int, seed: int) -> Record:
-        """One image of the size given to `open`; `seed` decides random flips and crops."""
+    def sizes(self) -> UInt16[np.ndarray, "N 2"]:
+        """Upright width and height of each image in pixels, 0 x 0 where it cannot be told."""
+
+    @abstractmethod
+    def load(self, index: int, seed: int, height: int, width: int) -> Record:
+        """One image at a size; `seed` decides random flips, crops and the choice of a caption.
+
+        Raises:
+            BadSample: it cannot be given.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
         """A short text that differs when the data differ; call after `open`."""
 
+    def shards(self) -> Integer[np.ndarray, "N"] | None:
+        """For each image the number of the file that it lies in, those of one file standing
+        together; none where that does not matter.
+        """
+        return None
 
-def check_image_size(given: int, native: int, name: str) -> None:
-    """Raise unless the asked size is the only one that a source has."""
-    if given != native:
-        raise UserError(f"image_size must be {native} for {name}, got {given}.")
+    def place(self, index: int) -> dict[str, str | int]:
+        """Where an image lies, to name it to a person."""
+        return {"index": index}
+
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the files as a whole, one sentence each."""
+        return ()
+
+    def rows(
+        self, bucket: Int16[np.ndarray, "N"], seed: int, epoch: int
+    ) -> Int64[np.ndarray, "M"] | None:
+        """The samples of an epoch, where they are not each image once: i + k·len is copy k of
+        image i. How many there are of each bucket must be the same in every epoch.
+        """
+        return None

@@ -97,7 +97,7 @@ def train(folder: Path, strategy: Strategy | str = "auto", processes: int = 1) -
     )
     sources = {"train": Numbers(PLAN.size), "val": Numbers(GLOBAL_BATCH)}
     share = GLOBAL_BATCH // processes
-    trainer.fit(module, PixelHDMDataModule(2, share, ClassDraws(0), **sources, num_threads=0))
+    trainer.fit(module, PixelHDMDataModule(2, share, ClassDraws(0), **sources, num_workers=0))
     state = module.state_dict()
     held = (value.to_local() if isinstance(value, DTensor) else value for value in state.values())
     seen = {

@@ -142,7 +142,7 @@ def test_training_with_bfloat16_weights_is_refused(tmp_path):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(8), num_threads=0)
+    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(8), num_workers=0)
     with pytest.raises(UserError, match=r"stored in float32 to train, got bfloat16.*bf16-mixed"):
         trainer.fit(module, data)
 

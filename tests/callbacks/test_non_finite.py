@@ -67,7 +67,7 @@ def run(folder, bad: set[int], max_in_a_row: int = 5, spoil=nan, ckpt_path=None,
         loss=TripleLoss(velocity=BadAt(bad, spoil)),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     )
-    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(22), seed=0, num_threads=0)
+    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(22), seed=0, num_workers=0)
     skip = SkipNonFinite(max_in_a_row)
     trainer = Trainer(
         accelerator="cpu",

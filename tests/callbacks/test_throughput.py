@@ -114,7 +114,7 @@ def run(folder, clock, num=24, network=None, ckpt_path=None, **flags) -> tuple[l
         **flags,
     )
     data = PixelHDMDataModule(
-        2, BATCH, ClassDraws(0), Slow(num, clock), Slow(8, clock), seed=0, num_threads=0
+        2, BATCH, ClassDraws(0), Slow(num, clock), Slow(8, clock), seed=0, num_workers=0
     )
     trainer.fit(small_module(clock, network), data, ckpt_path=ckpt_path)
     with open(f"{trainer.logger.log_dir}/metrics.csv", encoding="utf-8") as file:

@@ -137,7 +137,7 @@ def run(folder, sizes, *callbacks, ckpt_path=None, adam=None, **flags):
         use_distributed_sampler=False,
         **flags,
     )
-    data = PixelHDMDataModule(2, 1, ClassDraws(0), Numbers(len(sizes)), seed=0, num_threads=0)
+    data = PixelHDMDataModule(2, 1, ClassDraws(0), Numbers(len(sizes)), seed=0, num_workers=0)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module, watch, trainer
 

@@ -1,11 +1,11 @@
+from itertools import chain
+
 import numpy as np
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelhdm.data.plan import PADDING, epoch_plan, sample_seeds
+from pixelhdm.data.plan import EpochPlan, plan_epoch, sample_seeds
 
-sizes = st.integers(1, 300)
-batches = st.integers(1, 40)
 numbers = st.integers(0, 2**64 - 1)
 GOLDEN = [
     [1279368494785126216, 1700482428262628912, 6432871004036475287],
@@ -13,49 +13,75 @@ GOLDEN = [
 ]
 
 
-@settings(deadline=None)
-@given(sizes, batches, numbers, st.integers(0, 10**9), st.booleans())
-def test_every_sample_comes_exactly_once(num, batch, seed, epoch, shuffle):
-    plan = epoch_plan(num, batch, seed, epoch, shuffle)
-    flat = plan.flatten()
-    assert plan.shape == (-(-num // batch), batch)
-    assert np.sort(flat[flat != PADDING]).tolist() == list(range(num))
-    assert (flat[num:] == PADDING).all()  # at the end of the last batch alone
-    assert (flat[:num] != PADDING).all()
+@st.composite
+def bucketed(draw) -> tuple[np.ndarray, np.ndarray]:
+    """Buckets of samples in an epoch's order, and slots of a batch of each bucket."""
+    slots = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    bucket = draw(st.lists(st.integers(0, len(slots) - 1), min_size=1, max_size=200))
+    return np.array(bucket, dtype=np.int16), np.array(slots, dtype=np.int64)
+
+
+def batches(plan: EpochPlan) -> list[list[int]]:
+    return [plan.batch(step).tolist() for step in range(len(plan))]
 
 
 @settings(deadline=None)
-@given(sizes, st.integers(1, 8), st.integers(1, 5), numbers)
-def test_processes_share_what_one_process_sees(num, batch, world, seed):
-    """Twice the processes at half the batch size train on the same images in every step."""
-    one = epoch_plan(num, batch * world, seed, 3, True)
-    parts = [one[:, rank * batch : (rank + 1) * batch] for rank in range(world)]
-    assert np.array_equal(np.concatenate(parts, axis=1), one)
-    assert sum((part != PADDING).sum() for part in parts) == num
+@given(bucketed())
+def test_every_sample_comes_exactly_once_in_a_batch_of_its_bucket(case):
+    bucket, slots = case
+    plan = plan_epoch(bucket, slots)
+    found = batches(plan)
+    assert sorted(list(chain(*found))) == list(range(len(bucket)))
+    for batch, of in zip(found, plan.bucket, strict=True):
+        assert set(bucket[batch]) == {of}
+        assert batch == sorted(batch)  # the epoch's order holds within a bucket
 
 
 @settings(deadline=None)
-@given(st.integers(20, 300), batches, numbers, st.integers(0, 10**6))
-@example(50, 8, 2**63 + 1, 0)
-def test_order_belongs_to_seed_and_epoch(num, batch, seed, epoch):
-    plan = epoch_plan(num, batch, seed, epoch, True)
-    assert np.array_equal(plan, epoch_plan(num, batch, seed, epoch, True))
-    assert not np.array_equal(plan, epoch_plan(num, batch, seed, epoch + 1, True))
-    assert not np.array_equal(plan, epoch_plan(num, batch, seed ^ 1, epoch, True))
-    same_order = epoch_plan(num, batch + 1, seed, epoch, True).flatten()[:num]
-    assert np.array_equal(plan.flatten()[:num], same_order)
+@given(bucketed())
+def test_only_the_last_batch_of_a_bucket_is_short(case):
+    bucket, slots = case
+    plan = plan_epoch(bucket, slots)
+    for number, most in enumerate(slots):
+        counts = plan.count[plan.bucket == number]
+        have = (bucket == number).sum()
+        assert len(counts) == -(-have // most)
+        assert (counts[:-1] == most).all()
+        assert counts.sum() == have
 
 
-def test_unshuffled_order_is_the_sources():
-    for epoch in (0, 1):
-        plan = epoch_plan(5, 2, 7, epoch, False)
-        assert plan.tolist() == [[0, 1], [2, 3], [4, PADDING]]
+@settings(deadline=None)
+@given(bucketed())
+def test_a_batch_comes_when_the_order_reaches_its_last_sample(case):
+    lasts = [batch[-1] for batch in batches(plan_epoch(*case))]
+    assert lasts == sorted(lasts)
 
 
-def test_shuffling_is_uniform():
-    firsts = [epoch_plan(4, 4, 0, epoch, True)[0] for epoch in range(2000)]
-    counts = np.array([np.bincount(column, minlength=4) for column in np.transpose(firsts)])
-    assert abs(counts - 500).max() < 100  # five standard deviations
+@settings(deadline=None)
+@given(bucketed(), st.integers(0, 300))
+def test_taken_are_the_samples_of_the_first_batches(case, steps):
+    plan = plan_epoch(*case)
+    steps = min(steps, len(plan))
+    expected = chain(*batches(plan)[:steps])
+    assert np.flatnonzero(plan.taken(steps)).tolist() == sorted(expected)
+
+
+@settings(deadline=None)
+@given(bucketed(), st.data())
+def test_what_is_left_under_other_sizes_comes_once_in_at_most_as_many_batches(case, data):
+    """A changed run goes on with the rest, twice."""
+    bucket, slots = case
+    left, seen = np.arange(len(bucket)), []
+    for _ in range(3):
+        plan = plan_epoch(bucket[left], slots)
+        whole = plan_epoch(bucket, slots)
+        assert len(plan) <= len(whole)
+        steps = data.draw(st.integers(0, len(plan)))
+        taken = plan.taken(steps)
+        seen += left[taken].tolist()
+        left = left[~taken]
+        slots = np.array([data.draw(st.integers(1, 12)) for _ in slots], dtype=np.int64)
+    assert sorted(seen + left.tolist()) == list(range(len(bucket)))
 
 
 def test_seeds_are_distinct_over_seeds_epochs_and_samples():
