@@ -5,17 +5,19 @@ without its profile; 16 bits of grey scaled to 8; of an animation the first fram
 """
 
 import io
+import math
+import struct
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; its values that exchange width and height
 PIXELS = UInt8[np.ndarray, "H W 3"]
 
@@ -49,12 +51,12 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes) -> PIXELS:
-    """The upright RGB pixels of an image file; any error of a decoder may leave it."""
+    """The upright RGB pixels of an image file; any error of a decoder may leave it.
+
+    Pillow decodes all but plain JPEGs: torchvision's decode_png crashes on some damaged files.
+    """
     if is_plain_jpeg(data):
         tensor = decode_jpeg(as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
-        return tensor.permute(1, 2, 0).numpy()
-    if is_plain_png(data):
-        tensor = decode_png(as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
         return tensor.permute(1, 2, 0).numpy()
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(on_white(image))
@@ -67,11 +69,17 @@ def as_tensor(data: bytes) -> torch.Tensor:
 
 def is_plain_jpeg(data: bytes) -> bool:
     """Whether torchvision decodes a file as the rules say: a JPEG of 1 or 3 colours."""
-    return data.startswith(JPEG) and jpeg_colours(data) in (1, 3)
+    if not data.startswith(JPEG):
+        return False
+    height, width, colours = jpeg_frame(data)
+    check_size(height, width)
+    return colours in (1, 3)
 
 
-def jpeg_colours(data: bytes) -> int:
-    """Number of colours in a JPEG's frame header (ITU-T T.81, B.2.2); 0 where none is found."""
+def jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Height, width and number of colours in a JPEG's frame header (ITU-T T.81, B.2.2); zeros
+    where none is found.
+    """
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -79,15 +87,16 @@ def jpeg_colours(data: bytes) -> int:
             at += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[at + 9]
+            return *struct.unpack(">HH", data[at + 5 : at + 9]), data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0
+    return 0, 0, 0
 
 
-def is_plain_png(data: bytes) -> bool:
-    """Whether a PNG is grey or RGB of 8 bits without transparency."""
-    is_rgb = data.startswith(PNG) and data[24:25] == b"\x08" and data[25:26] in (b"\0", b"\2")
-    return is_rgb and b"tRNS" not in data[: data.find(b"IDAT")]
+def check_size(height: int, width: int) -> None:
+    """Raise Pillow's error for an image so large that its header is hardly honest."""
+    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+    if height * width > most:
+        raise Image.DecompressionBombError(f"image of {height}x{width} pixels has more than {most}")
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -101,7 +110,9 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def cover(pixels: PIXELS, height: int, width: int, where: tuple[float, float]) -> PIXELS:
+def cover(
+    pixels: PIXELS, height: int, width: int, where: tuple[float, float]
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
     """Resize an image so that it just covers height x width, and cut that out.
 
     Bicubic with antialiasing. Nothing is resized that has the size already.

@@ -37,7 +37,7 @@ class View:
         height: int,
         width: int,
         size: tuple[int, int] | None = None,
-    ) -> UInt8[np.ndarray, "height width 3"]:
+    ) -> UInt8[np.ndarray, "{height} {width} 3"]:
         """The view of an image file that has a seed.
 
         Args:

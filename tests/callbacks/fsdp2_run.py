@@ -18,7 +18,7 @@ from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.zclip import ZClip
 from pixelhdm.data.draws import ClassDraws
-from pixelhdm.data.plan import epoch_plan
+from pixelhdm.data.samplers import RandomPlan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler
@@ -31,7 +31,8 @@ from tests.stubs import Numbers, perturb, tiny_network
 
 STEPS, GLOBAL_BATCH = 8, 8
 BAD_LOSS, BAD_GRADIENT = 3, 5  # steps
-PLAN = epoch_plan(STEPS * GLOBAL_BATCH, GLOBAL_BATCH, seed=0, epoch=0, shuffle=True)
+ORDER = RandomPlan().order(None, STEPS * GLOBAL_BATCH, seed=0, epoch=0)
+PLAN = ORDER.reshape(STEPS, GLOBAL_BATCH)
 
 
 class Sharded(PixelHDMModule):

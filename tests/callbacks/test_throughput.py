@@ -53,9 +53,9 @@ class Slow(Numbers):
         super().__init__(num)
         self.clock = clock
 
-    def load(self, index: int, seed: int) -> Record:
+    def load(self, index: int, seed: int, height: int, width: int) -> Record:
         self.clock.now += LOADING
-        return super().load(index, seed)
+        return super().load(index, seed, height, width)
 
 
 class SlowLoss(VelocityLoss):

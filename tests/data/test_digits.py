@@ -17,27 +17,29 @@ def folder(tmp_path_factory) -> Path:
 
 def opened(folder: Path, split: str = "train") -> Digits:
     digits = Digits(str(folder), split)
-    digits.open(8)
+    digits.open()
     return digits
 
 
 def test_splits_hold_every_digit_of_scikit_learn_once(folder):
     parts = {split: opened(folder, split) for split in ("train", "val")}
     assert {split: len(part) for split, part in parts.items()} == {"train": 1617, "val": 180}
-    records = {name: [part.load(i, 0) for i in range(len(part))] for name, part in parts.items()}
+    records = {
+        name: [part.load(i, 0, 8, 8) for i in range(len(part))] for name, part in parts.items()
+    }
     together = sorted(
-        (record.label, record.image.tobytes()) for part in records.values() for record in part
+        (record.condition, record.image.tobytes()) for part in records.values() for record in part
     )
     real = load_digits()
     levels = np.round(real.images / 16 * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
     assert together == sorted(
         (int(n), x.tobytes()) for n, x in zip(real.target, levels, strict=True)
     )
-    assert {record.label for record in records["val"]} == set(range(10))
+    assert {record.condition for record in records["val"]} == set(range(10))
 
 
 def test_images_are_grey_and_use_the_whole_range(folder):
-    image, label = opened(folder).load(0, 0)
+    image, label = opened(folder).load(0, 0, 8, 8)
     assert image.shape == (8, 8, 3)
     assert image.dtype == np.uint8
     assert (image == image[..., :1]).all()
@@ -63,11 +65,6 @@ def test_fingerprint_tells_splits_and_data_apart(folder, tmp_path):
         changed[1, 0, 0, 0] += 1
         np.savez(tmp_path / "digits.npz", image=changed, label=stored["label"])
     assert opened(tmp_path).fingerprint() != train.fingerprint()
-
-
-def test_image_size_is_eight(folder):
-    with pytest.raises(UserError, match="image_size must be 8 for Digits, got 16"):
-        Digits(str(folder)).open(16)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1e-5, 0.001, 0.3, 0.9, 0.9999])

@@ -22,14 +22,14 @@ def halves(left: tuple, right: tuple, size: tuple[int, int] = (8, 8)) -> Image.I
     return image
 
 
-def opened(folder: Path, size: int = 8, **options: float) -> ImageFolder:
+def opened(folder: Path, **options: float) -> ImageFolder:
     source = ImageFolder(str(folder), **options)
-    source.open(size)
+    source.open()
     return source
 
 
 def loaded(folder: Path, size: int = 8) -> np.ndarray:
-    image = opened(folder, size).load(0, 0).image
+    image = opened(folder).load(0, 0, size, size).image
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
     return image
@@ -44,7 +44,7 @@ def test_classes_are_numbered_by_their_sorted_names(tmp_path):
     found = [(str(file.relative_to(tmp_path)), label) for file, label in source.items]
     names = ["a/1.bmp", "a/z/9.webp", "b/1.jpeg", "b/2.png", "c/x.JPG"]
     assert found == list(zip(names, [0, 0, 1, 1, 2], strict=True))
-    assert [source.load(i, 0).label for i in range(len(source))] == [0, 0, 1, 1, 2]
+    assert [source.load(i, 0, 8, 8).condition for i in range(len(source))] == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -103,6 +103,15 @@ def test_other_colour_modes_become_rgb(tmp_path, mode):
     assert np.abs(loaded(tmp_path).astype(int) - expected).max() <= 2
 
 
+def test_sizes_are_upright_and_zero_where_there_is_no_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path, "a/1.jpg", Image.new("RGB", (20, 10)), exif=exif)
+    save(tmp_path, "a/2.png", Image.new("RGB", (20, 10)))
+    (tmp_path / "a/3.png").write_text("no image")
+    assert opened(tmp_path).sizes().tolist() == [[10, 20], [20, 10], [0, 0]]
+
+
 @pytest.mark.parametrize("size", [(40, 8), (8, 40), (81, 16), (20, 9)])
 def test_the_centre_is_cut_out(tmp_path, size):
     stripes = np.zeros((size[1], size[0], 3), dtype=np.uint8)
@@ -127,13 +136,13 @@ def test_a_small_image_is_enlarged(tmp_path):
 
 def test_flips_are_decided_by_the_seed(tmp_path):
     save(tmp_path, "a/1.png", halves(RED, BLUE))
-    plain = opened(tmp_path).load(0, 0).image
+    plain = opened(tmp_path).load(0, 0, 8, 8).image
     always, never, half = (opened(tmp_path, flip_prob=p) for p in (1.0, 0.0, 0.5))
     flipped = 0
     for seed in range(200):
-        assert np.array_equal(always.load(0, seed).image, plain[:, ::-1])
-        assert np.array_equal(never.load(0, seed).image, plain)
-        image = half.load(0, seed).image
-        assert np.array_equal(image, half.load(0, seed).image)
+        assert np.array_equal(always.load(0, seed, 8, 8).image, plain[:, ::-1])
+        assert np.array_equal(never.load(0, seed, 8, 8).image, plain)
+        image = half.load(0, seed, 8, 8).image
+        assert np.array_equal(image, half.load(0, seed, 8, 8).image)
         flipped += bool((image[0, 0] == BLUE).all())
     assert 70 < flipped < 130
