@@ -1,7 +1,7 @@
 """Time a network: forward, forward with backward, and a whole training step.
 
     python benchmarks/network.py --threads 1            # default network, 256x256
-    python benchmarks/network.py -c configs_c2i/base.yaml -c configs_c2i/pixelhdm_256.yaml
+    python benchmarks/network.py -c configs_c2i/base.yaml -c configs_c2i/imagenet_256.yaml
     python benchmarks/network.py --network.patch_depth 8 --size 256 512 --tokens 77 --batch 1 8
     python benchmarks/network.py --device cuda          # bf16, fills the GPU, eager and compiled
 

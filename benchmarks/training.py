@@ -1,7 +1,7 @@
 """Time the parts of a training step, side by side.
 
     python benchmarks/training.py --threads 1           # default network, 256x256
-    python benchmarks/training.py -c configs_c2i/base.yaml -c configs_c2i/pixelhdm_256.yaml
+    python benchmarks/training.py -c configs_c2i/base.yaml -c configs_c2i/imagenet_256.yaml
     python benchmarks/training.py --parts optimizers checkpointing --network.patch_depth 8
     python benchmarks/training.py --device cuda --batch 32      # bf16, eager
 

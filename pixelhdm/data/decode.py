@@ -44,10 +44,19 @@ def read_header(data: bytes) -> Header:
     """Size and kind of an image, without decoding it; any of Pillow's errors may leave it."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        if image.getexif().get(ORIENTATION) in TURNED:
+        if orientation_of(image) in TURNED:
             width, height = height, width
         frames = getattr(image, "n_frames", 1)
         return Header(width, height, image.format or "", image.mode, frames)
+
+
+def orientation_of(image: Image.Image) -> int | None:
+    """The EXIF orientation in an opened image's header; a PNG's own getexif would decode it all."""
+    if image.format != "PNG":
+        return image.getexif().get(ORIENTATION)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif.get(ORIENTATION)
 
 
 def decode(data: bytes) -> PIXELS:

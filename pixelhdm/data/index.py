@@ -134,15 +134,15 @@ class Index:
             arrays = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in [*COLUMNS, "texts"]
             }
+            text = {name: tuple(about[name]) for name in ("shards", "classes", "problems")}
+            digest, stamp = about["digest"], about["stamp"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise UserError(
                 f"{folder} must be a compiled index of version {VERSION}, got: {error}. "
                 "Delete it to build it anew."
             ) from error
         texts = arrays.pop("texts")
-        text = {name: tuple(about[name]) for name in ("shards", "classes", "problems")}
-        index = cls(arrays, texts=texts, digest=about["digest"], folder=folder, **text)
-        return index, about["stamp"]
+        return cls(arrays, texts=texts, digest=digest, folder=folder, **text), stamp
 
 
 def reopened(folder: Path) -> Index:

@@ -356,7 +356,7 @@ def test_print_config_shows_the_merged_files(run, capsys):
 
 
 def test_default_configs_have_the_stated_size(run, monkeypatch):
-    """pixelhdm_256.yaml parses, builds and has as many parameters as its head comment says."""
+    """imagenet_256.yaml parses, builds and has as many parameters as its head comment says."""
     built = []
     monkeypatch.setattr(
         cli.PixelHDMCLI, "_run_subcommand", lambda self, _: built.append(self.model)
@@ -364,7 +364,7 @@ def test_default_configs_have_the_stated_size(run, monkeypatch):
     with torch.device("meta"):
         run(
             "fit",
-            *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "pixelhdm_256")),
+            *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "imagenet_256")),
         )
     assert sum(p.numel() for p in built[0].network.parameters()) == 356_708_483
     assert sum(p.numel() for p in built[0].conditioner.parameters()) == 9_225_216
