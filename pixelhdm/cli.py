@@ -45,8 +45,10 @@ from pixelhdm.checkpoints import (
 )
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
+from pixelhdm.data.mix import Mix
 from pixelhdm.data.prepare.prepare import prepare, spelled_out
 from pixelhdm.data.samplers import BufferedShufflePlan, RandomPlan, SequentialPlan
+from pixelhdm.data.shards import Shards
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError, check_at_least, one_line
 from pixelhdm.files import replacing
@@ -101,11 +103,13 @@ BY_NAME = (
     Guidance,
     HeunSampler,
     ImageFolder,
+    Mix,
     MuonAdamW,
     PixelHDM,
     RandomPlan,
     RepaLoss,
     SequentialPlan,
+    Shards,
     SteppedCosineRestart,
     TripleLoss,
     VelocityLoss,

@@ -1,0 +1,68 @@
+"""Many images at once on all cores, given back in their order."""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+
+from pixelhdm.errors import UserError
+
+Task, Result = TypeVar("Task"), TypeVar("Result")
+AHEAD = 3  # tasks per process that are given out before their turn
+
+
+def in_order(
+    function: Callable[[Task], Result], tasks: Iterable[Task], num_processes: int
+) -> Iterator[Result]:
+    """The results of a function in the order of its tasks, with a bounded number in memory.
+
+    Args:
+        function: what to do; picklable.
+        tasks: its arguments; read a little ahead.
+        num_processes: how many work; 1 works in this process.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    if num_processes == 1:
+        yield from map(function, tasks)
+        return
+    # Forked, not spawned: a new interpreter would run main.py again, which has no guard.
+    pool = ProcessPoolExecutor(num_processes, get_context("fork"), start_worker, (os.getpid(),))
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) > AHEAD * num_processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "processes must live until their work is done, got one that was killed, by a lack of "
+            "memory as a rule. Set num_processes lower; the same command goes on where it stopped."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_worker(parent: int) -> None:
+    """Prepare a process for its work: one thread, deaf to Ctrl-C, gone when its parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended, even by SIGKILL."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

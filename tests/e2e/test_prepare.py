@@ -1,0 +1,34 @@
+"""The command line of `prepare`."""
+
+import json
+
+import pytest
+
+from tests.data.prepare.conftest import save, tree
+from tests.e2e.conftest import finish, start
+
+
+def test_prepare_in_its_own_process(run_folder):
+    """Parts by several processes, with flags as a person writes them."""
+    for number in range(20):
+        save(run_folder / f"in/{'ab'[number % 2]}/{number}.jpg", number)
+    flags = ["prepare", "--source", "in", "--out=out", "--images-per-shard", "6"]
+    text = finish(start(*flags, "--part=2/2", "--num_processes=2"))
+    assert "Part 2/2 is done; 2 shards of other parts are not there yet." in text
+    text = finish(start(*flags, "--part=1/2", "--num_processes=2"))
+    assert "20     100%  kept" in text
+    assert "Classes: 2, from 10 (a) to 10 images (b)" in text
+    assert json.loads((run_folder / "out/dataset.json").read_text())["num_images"] == 20
+
+
+def test_prepare_here(run, run_folder):
+    save(run_folder / "in/0.jpg")
+    assert "Images: 1 found" in run("prepare", "--source=in", "--dry-run")
+    assert set(tree(run_folder)) == {"in/0.jpg"}
+    run("prepare", "--source=in", "--out=out")
+    assert "1 images in 1 shards" in run("prepare", "--verify", "--out", "out")
+    (run_folder / "out/00000.tar").unlink()
+    with pytest.raises(SystemExit, match=r"^error: out must hold what its indexes say, got 1 prob"):
+        run("prepare", "--verify", "--out", "out")
+    with pytest.raises(SystemExit, match=r"^error: .*--sorce=in\. Did you mean source\?"):
+        run("prepare", "--sorce=in", "--out=out")
