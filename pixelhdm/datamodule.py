@@ -148,7 +148,7 @@ class PixelHDMDataModule(LightningDataModule):
         """Say what training will see; raise where that is nothing."""
         world = self.trainer.world_size
         table = coverage_table(self.buckets, sizes, assignment, self.batch_sizes(), world)
-        rank_zero_info("\n".join([f"Images of data.{name}:", table, *source.problems()]))
+        rank_zero_info("\n".join([f"Images of data.{name}:", *table, *source.problems()]))
         if (assignment.bucket == DROPPED).all():
             raise UserError(
                 f"data.{name} must have images that fit a bucket, got {len(sizes)} images and none "

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Integer, UInt16
 
 from pixelhdm.data.captions import captions_in
-from pixelhdm.data.index import CRC_KNOWN, NO_LABEL, TEXT_IN_INDEX, TEXT_IS_JSON
-from pixelhdm.data.indexing import open_index
+from pixelhdm.data.indexing.index import CRC_KNOWN, NO_LABEL, TEXT_IN_INDEX, TEXT_IS_JSON
+from pixelhdm.data.indexing.open_index import open_index
+from pixelhdm.data.reading.storage import ReadError, Storage
 from pixelhdm.data.source import BadSample, ImageSource, Record
-from pixelhdm.data.storage import ReadError, Storage
 from pixelhdm.data.views import Crop, View
 from pixelhdm.errors import UserError
 

@@ -31,7 +31,7 @@ def test_every_sample_comes_exactly_once_in_a_batch_of_its_bucket(case):
     bucket, slots = case
     plan = plan_epoch(bucket, slots)
     found = batches(plan)
-    assert sorted(list(chain(*found))) == list(range(len(bucket)))
+    assert sorted(chain(*found)) == list(range(len(bucket)))
     for batch, of in zip(found, plan.bucket, strict=True):
         assert set(bucket[batch]) == {of}
         assert batch == sorted(batch)  # the epoch's order holds within a bucket

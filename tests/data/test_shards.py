@@ -12,10 +12,10 @@ from pixelhdm.data.buckets import Buckets
 from pixelhdm.data.decode import decode
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
 from pixelhdm.data.prepare.prepare import prepare
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.data.samplers import BufferedShufflePlan
 from pixelhdm.data.shards import Condition, Shards
 from pixelhdm.data.source import BadSample
-from pixelhdm.data.storage import Storage
 from pixelhdm.errors import UserError
 from tests.data.prepare.conftest import save
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pixelhdm.data.indexing import open_index
+from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.prepare.check import Rules
 from pixelhdm.data.prepare.items import REASONS, Listing
 from pixelhdm.data.prepare.plan import Plan
@@ -13,7 +13,7 @@ from pixelhdm.data.prepare.settings import UNPACKED
 from pixelhdm.data.prepare.shards import RECORDS, remove_leftovers, size_of, write_json
 from pixelhdm.data.prepare.tally import Tally
 from pixelhdm.data.prepare.verify import DATASET
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
 

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from pixelhdm.data.index_formats import write_shard_index
-from pixelhdm.data.members import facts_of, grouped, image_extensions
+from pixelhdm.data.indexing.formats import write_shard_index
+from pixelhdm.data.indexing.members import facts_of, grouped, image_extensions
+from pixelhdm.data.indexing.tar import Member, Window, walk
 from pixelhdm.data.prepare.classes import MOST_CLASSES
 from pixelhdm.data.prepare.items import TEXT_ENDINGS
 from pixelhdm.data.prepare.readers.tars import COMPRESSED, classes_beside, tars_of
 from pixelhdm.data.prepare.shards import write_json
 from pixelhdm.data.prepare.verify import DATASET
 from pixelhdm.data.prepare.work import in_order
-from pixelhdm.data.storage import ReadError, Storage, is_local
-from pixelhdm.data.tar import Member, Window, walk
+from pixelhdm.data.reading.storage import ReadError, Storage, is_local
 from pixelhdm.errors import UserError, one_line
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from pixelhdm.data.index_formats import write_shard_index
-from pixelhdm.data.members import HAS_CAPTIONS
+from pixelhdm.data.indexing.formats import write_shard_index
+from pixelhdm.data.indexing.members import HAS_CAPTIONS
 from pixelhdm.data.prepare.check import Checked
 from pixelhdm.data.prepare.items import Rejection
 from pixelhdm.data.prepare.tally import Tally

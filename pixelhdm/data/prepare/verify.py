@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pixelhdm.data.decode import decode, read_header
-from pixelhdm.data.index_formats import read_shard_index
+from pixelhdm.data.indexing.formats import read_shard_index
+from pixelhdm.data.indexing.tar import Member
 from pixelhdm.data.prepare.shards import crc32_of, known_crc32
 from pixelhdm.data.prepare.work import in_order
-from pixelhdm.data.tar import Member
 from pixelhdm.errors import UserError, one_line
 
 DATASET = "dataset.json"

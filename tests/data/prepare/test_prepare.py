@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from pixelhdm.data.index import NO_LABEL
-from pixelhdm.data.indexing import open_index
+from pixelhdm.data.indexing.index import NO_LABEL
+from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.prepare.prepare import prepare, spelled_out
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 from tests.data.prepare.conftest import rejected, save, tree
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelhdm.data.indexing import open_index
+from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.prepare.prepare import prepare
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 from tests.data.prepare.conftest import save, tree
 from tests.data.prepare.test_readers import png, write_tar

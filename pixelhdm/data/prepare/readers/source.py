@@ -11,7 +11,7 @@ from pixelhdm.data.prepare.readers.arrays import find_cifar, find_mnist, list_ci
 from pixelhdm.data.prepare.readers.folder import list_folder
 from pixelhdm.data.prepare.readers.list_file import ENDINGS as LIST_ENDINGS
 from pixelhdm.data.prepare.readers.list_file import list_file
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 
 Split = Literal["train", "val"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
-from pixelhdm.data.members import LABEL, Parts, grouped, image_extensions, part
+from pixelhdm.data.indexing.members import LABEL, Parts, grouped, image_extensions, part
+from pixelhdm.data.indexing.tar import Member, Walk, Window, walk
 from pixelhdm.data.prepare.classes import first_folder, sort_items
 from pixelhdm.data.prepare.items import (
     IMAGE_ENDINGS,
@@ -19,8 +20,7 @@ from pixelhdm.data.prepare.items import (
     Rejection,
     TarPlace,
 )
-from pixelhdm.data.storage import ReadError, Storage, expand, is_local
-from pixelhdm.data.tar import Member, Walk, Window, walk
+from pixelhdm.data.reading.storage import ReadError, Storage, expand, is_local
 from pixelhdm.errors import UserError, one_line
 from pixelhdm.files import replacing
 

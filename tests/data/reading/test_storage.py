@@ -11,11 +11,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from pixelhdm.data import local, remote
-from pixelhdm.data.local import ReadError
-from pixelhdm.data.storage import Storage, expand, is_local
+from pixelhdm.data.reading import local, remote
+from pixelhdm.data.reading.local import ReadError
+from pixelhdm.data.reading.storage import Storage, expand, is_local
 from pixelhdm.errors import UserError
-from tests.data.servers import S3_ENVIRONMENT, WebServer, s3_server
+from tests.data.reading.servers import S3_ENVIRONMENT, WebServer, s3_server
 
 DATA = np.random.default_rng(0).bytes(300_000)
 TRANSIENT = [429, 500, 503, "stall", "stall_in_body", "reset", "truncate"]

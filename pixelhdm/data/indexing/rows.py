@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from pixelhdm.data.captions import captions_of
-from pixelhdm.data.index import COLUMNS, CRC_KNOWN, NO_LABEL, TEXT_IN_INDEX, TEXT_IS_JSON
-from pixelhdm.data.members import (
+from pixelhdm.data.indexing.index import COLUMNS, CRC_KNOWN, NO_LABEL, TEXT_IN_INDEX, TEXT_IS_JSON
+from pixelhdm.data.indexing.members import (
     HAS_CAPTIONS,
     JSON,
     LABEL,
@@ -20,7 +20,7 @@ from pixelhdm.data.members import (
     label_in,
     part,
 )
-from pixelhdm.data.tar import Member
+from pixelhdm.data.indexing.tar import Member
 
 ROW = np.dtype(list(COLUMNS.items()))
 

@@ -3,8 +3,8 @@
 from bisect import bisect_left
 from collections import Counter
 
-from pixelhdm.data.members import IMAGES, Parts, split_name
-from pixelhdm.data.tar import Walk
+from pixelhdm.data.indexing.members import IMAGES, Parts, split_name
+from pixelhdm.data.indexing.tar import Walk
 
 
 def torn_keys(found: Walk, samples: dict[str, Parts]) -> set[str]:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pixelhdm.data import index_cache, indexing
-from pixelhdm.data.index import TEXT_IS_JSON, Index
-from pixelhdm.data.indexing import open_index
-from pixelhdm.data.storage import ReadError, Storage
+from pixelhdm.data.indexing import cache
+from pixelhdm.data.indexing import open_index as opening
+from pixelhdm.data.indexing.index import TEXT_IS_JSON, Index
+from pixelhdm.data.indexing.open_index import open_index
+from pixelhdm.data.reading.storage import ReadError, Storage
 from pixelhdm.errors import UserError
-from tests.data.index_stubs import (
+from tests.data.indexing.index_stubs import (
     STORAGE,
     image,
     places,
@@ -238,13 +239,13 @@ def test_an_index_without_a_shard_that_was_out_of_reach_is_not_kept(tmp_path):
 
 def builds(monkeypatch) -> list[int]:
     """Counts the builds from now on."""
-    counted, build = [], indexing.build
+    counted, build = [], opening.build
 
     def counting(*args):
         counted.append(1)
         return build(*args)
 
-    monkeypatch.setattr(indexing, "build", counting)
+    monkeypatch.setattr(opening, "build", counting)
     return counted
 
 
@@ -333,16 +334,16 @@ def test_a_folder_that_cannot_be_written_is_passed_over_or_refused(tmp_path, mon
 
 def build_at_once(path, lock, barrier, results) -> None:
     """One of the processes of the test below."""
-    build = indexing.build
+    build = opening.build
 
     def slow(*args):
         results.put("built")
         time.sleep(0.2)
         return build(*args)
 
-    indexing.build = slow
+    opening.build = slow
     if not lock:
-        index_cache.fcntl = None
+        cache.fcntl = None
     barrier.wait()
     index = open_index(path, STORAGE)
     results.put((index.digest, widths(index)))
@@ -381,7 +382,7 @@ def test_processes_that_build_at_once_all_end_well(tmp_path, lock, is_stale):
 def test_helpers_give_what_one_process_gives(tmp_path, monkeypatch):
     write_shards(tmp_path / "a", 4, 2)
     alone = open_index(str(tmp_path / "a"), STORAGE, str(tmp_path / "c1"))
-    monkeypatch.setattr(indexing, "ALONE", -1.0)
+    monkeypatch.setattr(opening, "ALONE", -1.0)
     (tmp_path / "a/00001.tar").write_bytes(b"")
     with_bad = open_index(str(tmp_path / "a"), STORAGE, str(tmp_path / "c2"))
     assert list(with_bad.shard) == [0, 0, 2, 2, 3, 3]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pixelhdm.data.tar import Member
+from pixelhdm.data.indexing.tar import Member
 from pixelhdm.files import replacing
 
 ENDING = ".json"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixelhdm.data.index_formats import Listing, is_place
-from pixelhdm.data.tar import Member
+from pixelhdm.data.indexing.formats import Listing, is_place
+from pixelhdm.data.indexing.tar import Member
 
 DALI_ENDING, ENERGON_ENDING, PARQUET_ENDING = ".idx", ".tar.idx", ".parquet"
 ENERGON_FOLDER, ENERGON_DEPTH = ".nv-meta", 4  # folders above a shard in which it may lie

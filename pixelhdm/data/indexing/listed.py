@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-from pixelhdm.data.index_formats import Listing
-from pixelhdm.data.index_rows import size_known
-from pixelhdm.data.index_sources import Job
-from pixelhdm.data.members import (
+from pixelhdm.data.indexing.formats import Listing
+from pixelhdm.data.indexing.members import (
     HAS_CAPTIONS,
     JSON,
     LABEL,
@@ -16,8 +14,10 @@ from pixelhdm.data.members import (
     json_facts,
     label_in,
 )
-from pixelhdm.data.storage import is_local
-from pixelhdm.data.tar import Member, Window
+from pixelhdm.data.indexing.rows import size_known
+from pixelhdm.data.indexing.sources import Job
+from pixelhdm.data.indexing.tar import Member, Window
+from pixelhdm.data.reading.storage import is_local
 
 NUM_PROBES = 3
 

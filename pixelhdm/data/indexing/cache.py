@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pixelhdm.data.index import Index
-from pixelhdm.data.storage import is_local
+from pixelhdm.data.indexing.index import Index
+from pixelhdm.data.reading.storage import is_local
 from pixelhdm.errors import UserError
 
 try:

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from tqdm import tqdm
 
-from pixelhdm.data.index import COLUMNS, TEXT_IN_INDEX, Index
-from pixelhdm.data.index_cache import Cache
-from pixelhdm.data.index_foreign import energon_shards, wids_shards
-from pixelhdm.data.index_rows import Rows
-from pixelhdm.data.index_shard import index_shard
-from pixelhdm.data.index_sources import Job
-from pixelhdm.data.storage import ReadError, Storage, expand, is_local
+from pixelhdm.data.indexing.cache import Cache
+from pixelhdm.data.indexing.foreign import energon_shards, wids_shards
+from pixelhdm.data.indexing.index import COLUMNS, TEXT_IN_INDEX, Index
+from pixelhdm.data.indexing.rows import Rows
+from pixelhdm.data.indexing.shard import index_shard
+from pixelhdm.data.indexing.sources import Job
+from pixelhdm.data.reading.storage import ReadError, Storage, expand, is_local
 from pixelhdm.errors import UserError, one_line
 
 ABOUT = "dataset.json"

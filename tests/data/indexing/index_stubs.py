@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixelhdm.data.index import Index
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.indexing.index import Index
+from pixelhdm.data.reading.storage import Storage
 
 STORAGE = Storage(tries=2, wait=0.01)
 

@@ -21,7 +21,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
-from pixelhdm.data.local import ReadError, TransientError, forbidden, missing
+from pixelhdm.data.reading.local import ReadError, TransientError, forbidden, missing
 from pixelhdm.errors import UserError, one_line
 
 STORES = {"s3": S3Store, "gs": GCSStore, "az": AzureStore, "http": HTTPStore, "https": HTTPStore}

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixelhdm.data.index import COLUMNS, CRC_KNOWN, TEXT_IN_INDEX, TEXT_IS_JSON, Index
-from pixelhdm.data.index_formats import read_shard_index, write_shard_index
-from pixelhdm.data.indexing import open_index
-from pixelhdm.data.storage import Storage
+from pixelhdm.data.indexing.formats import read_shard_index, write_shard_index
+from pixelhdm.data.indexing.index import COLUMNS, CRC_KNOWN, TEXT_IN_INDEX, TEXT_IS_JSON, Index
+from pixelhdm.data.indexing.open_index import open_index
+from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
-from tests.data.index_stubs import (
+from tests.data.indexing.index_stubs import (
     STORAGE,
     image,
     places,
@@ -117,7 +117,7 @@ def test_each_format_gives_the_rows_of_a_walk(tmp_path, kind, monkeypatch):
     plain = indexed(tmp_path / "a", tmp_path / "c1")
     assert len(plain) == 8
     write_index(kind, tmp_path / "a", tars)
-    monkeypatch.setattr("pixelhdm.data.index_shard.walk", None)  # an index needs none
+    monkeypatch.setattr("pixelhdm.data.indexing.shard.walk", None)  # an index needs none
     check_equal(indexed(tmp_path / "a", tmp_path / "c2"), plain)
 
 
@@ -125,7 +125,7 @@ def test_energon_is_read_where_its_log_was_not_merged(tmp_path, monkeypatch):
     tars = write_shards(tmp_path / "a")
     plain = indexed(tmp_path / "a", tmp_path / "c1")
     write_energon(tars, tmp_path / "a", leave_log=True)
-    monkeypatch.setattr("pixelhdm.data.index_shard.walk", None)
+    monkeypatch.setattr("pixelhdm.data.indexing.shard.walk", None)
     check_equal(indexed(tmp_path / "a", tmp_path / "c2"), plain)
 
 
@@ -147,9 +147,9 @@ def test_our_own_index_is_read_without_opening_the_shard(tmp_path, monkeypatch):
     plain = indexed(tmp_path / "a", tmp_path / "c1")
     write_shard_index(tar, prepared_files(tar))
     first = tar.with_suffix(".json").read_bytes()
-    monkeypatch.setattr("pixelhdm.data.index_shard.walk", None)
-    monkeypatch.setattr("pixelhdm.data.index_listed.facts_of", None)
-    monkeypatch.setattr("pixelhdm.data.index_listed.peek", None)
+    monkeypatch.setattr("pixelhdm.data.indexing.shard.walk", None)
+    monkeypatch.setattr("pixelhdm.data.indexing.listed.facts_of", None)
+    monkeypatch.setattr("pixelhdm.data.indexing.listed.peek", None)
     index = indexed(tmp_path / "a", tmp_path / "c2")
     assert list(index.crc32) == [7, 8, 9, 10]
     assert all(index.flags & CRC_KNOWN)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from pixelhdm.data.index import COLUMNS, Index
+from pixelhdm.data.indexing.index import COLUMNS, Index
 from pixelhdm.errors import UserError
 
 

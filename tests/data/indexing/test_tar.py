@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelhdm.data.storage import Storage
-from pixelhdm.data.tar import BLOCK, Walk, Window, walk
-from tests.data.index_stubs import tar_bytes
+from pixelhdm.data.indexing.tar import BLOCK, Walk, Window, walk
+from pixelhdm.data.reading.storage import Storage
+from tests.data.indexing.index_stubs import tar_bytes
 
 STYLES = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 names = st.one_of(

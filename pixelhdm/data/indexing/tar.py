@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixelhdm.data.storage import Storage, is_local
-from pixelhdm.data.tar_header import (
+from pixelhdm.data.indexing.tar_header import (
     BLOCK,
     EMPTY,
     FILES,
@@ -21,6 +20,7 @@ from pixelhdm.data.tar_header import (
     extension,
     parsed,
 )
+from pixelhdm.data.reading.storage import Storage, is_local
 
 ZEROS = bytes(BLOCK)
 LOCAL_READ, REMOTE_READ = 64 << 10, 8 << 20  # a request of a store costs as much as megabytes

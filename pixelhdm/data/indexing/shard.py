@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from pixelhdm.data.index_damage import torn_keys
-from pixelhdm.data.index_foreign import ENERGON_ENDING, count_energon_samples
-from pixelhdm.data.index_listed import Found, from_listing, images_of, note_doubled
-from pixelhdm.data.index_rows import Rows, rows_of, size_known
-from pixelhdm.data.index_sources import Job, listed, parquet, read_beside
-from pixelhdm.data.members import (
+from pixelhdm.data.indexing.damage import torn_keys
+from pixelhdm.data.indexing.foreign import ENERGON_ENDING, count_energon_samples
+from pixelhdm.data.indexing.listed import Found, from_listing, images_of, note_doubled
+from pixelhdm.data.indexing.members import (
     IMAGES,
     Parts,
     facts_of,
@@ -15,8 +13,10 @@ from pixelhdm.data.members import (
     image_extensions,
     split_name,
 )
-from pixelhdm.data.storage import ReadError, is_local
-from pixelhdm.data.tar import Member, Window, walk
+from pixelhdm.data.indexing.rows import Rows, rows_of, size_known
+from pixelhdm.data.indexing.sources import Job, listed, parquet, read_beside
+from pixelhdm.data.indexing.tar import Member, Window, walk
+from pixelhdm.data.reading.storage import ReadError, is_local
 from pixelhdm.errors import one_line
 
 

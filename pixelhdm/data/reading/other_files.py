@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from pixelhdm.data.local import TransientError, forbidden, missing
+from pixelhdm.data.reading.local import TransientError, forbidden, missing
 from pixelhdm.errors import UserError, one_line
 
 

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
-from pixelhdm.data.local import LocalFiles, ReadError, TransientError
-from pixelhdm.data.other_files import OtherFiles
-from pixelhdm.data.remote import STORES, WEB, ObjectStores, scheme_of
+from pixelhdm.data.reading.local import LocalFiles, ReadError, TransientError
+from pixelhdm.data.reading.other_files import OtherFiles
+from pixelhdm.data.reading.remote import STORES, WEB, ObjectStores, scheme_of
 from pixelhdm.errors import UserError, check_at_least
 
 TAR = ".tar"

@@ -7,8 +7,8 @@ from typing import Any
 
 from pixelhdm.data.captions import captions_of
 from pixelhdm.data.decode import read_header
-from pixelhdm.data.index import NO_LABEL
-from pixelhdm.data.tar import Member
+from pixelhdm.data.indexing.index import NO_LABEL
+from pixelhdm.data.indexing.tar import Member
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
 TEXTS = ("txt", "caption")

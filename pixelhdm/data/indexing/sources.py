@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from pixelhdm.data.index_foreign import (
+from pixelhdm.data.indexing.foreign import (
     DALI_ENDING,
     PARQUET_ENDING,
     EnergonShard,
@@ -10,8 +10,8 @@ from pixelhdm.data.index_foreign import (
     read_energon,
     read_parquet,
 )
-from pixelhdm.data.index_formats import ENDING, Listing, read_shard_index
-from pixelhdm.data.storage import ReadError, Storage, is_local
+from pixelhdm.data.indexing.formats import ENDING, Listing, read_shard_index
+from pixelhdm.data.reading.storage import ReadError, Storage, is_local
 from pixelhdm.errors import UserError, one_line
 
 
