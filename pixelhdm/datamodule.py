@@ -135,7 +135,7 @@ class PixelHDMDataModule(LightningDataModule):
         for height, width in buckets.table:
             self.trainer.lightning_module.network.check_size(height, width)
         source.open()
-        if buckets.takes_all:
+        if buckets.takes_all and not source.knows_sizes:
             return Bucketed(source, buckets.table, np.zeros(len(source), dtype=np.int16))
         sizes = source.sizes()
         assignment = buckets.assign(sizes)

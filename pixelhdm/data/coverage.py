@@ -63,10 +63,13 @@ def changed(buckets: Buckets, assignment: Assignment, kept: np.ndarray) -> list[
         return []
     enlarged = assignment.scale[kept] > 1
     cropped = assignment.crop[kept] > buckets.max_crop + 1e-6
-    return [
-        f"  {cropped.mean():.1%} cut by more than {buckets.max_crop:.0%}, as no bucket suits them "
-        f"better; {enlarged.mean():.1%} enlarged"
-    ]
+    line = f"  {enlarged.mean():.1%} enlarged"
+    if buckets.max_crop < 1:
+        line += (
+            f"; {cropped.mean():.1%} cut by more than {buckets.max_crop:.0%}, as no bucket suits "
+            "them better"
+        )
+    return [line]
 
 
 def dropped(buckets: Buckets, sizes: np.ndarray, kept: np.ndarray) -> list[str]:

@@ -29,6 +29,8 @@ class ImageFolder(ImageSource):
             random, another in every epoch.
     """
 
+    knows_sizes = False
+
     def __init__(self, folder: str, flip_prob: float = 0.0, crop: Crop = "center"):
         self.folder, self.view = Path(folder), View(flip_prob, crop)
 

@@ -34,6 +34,7 @@ class Mix(ImageSource):
                 "sources of a Mix must all have classes or all have captions, got both."
             )
         self.empty = sources[0].empty
+        self.knows_sizes = all(source.knows_sizes for source in sources)
 
     def prepare(self) -> None:
         for source in self.sources:

@@ -40,10 +40,12 @@ class ImageSource(ABC):
     Attributes:
         classes: names of the classes in the order of their numbers; known after `open`.
         empty: the condition of a slot without image, of the kind that all conditions have.
+        knows_sizes: whether `sizes` is quick, as an index has them.
     """
 
     classes: tuple[str, ...] = ()
     empty: int | str = 0
+    knows_sizes: bool = True
 
     def prepare(self) -> None:
         """Write what is needed on this machine, once; called by one process."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.prepare.check import Rules
+from pixelhdm.data.prepare.chosen_config import Chosen
 from pixelhdm.data.prepare.items import REASONS, Listing
 from pixelhdm.data.prepare.plan import Plan
 from pixelhdm.data.prepare.readers.tars import remove_unpacked
@@ -21,7 +22,14 @@ ATTEMPTS = 5
 REJECTED, REPORT = "rejected.jsonl", "report.txt"
 
 
-def finish(out: Path, listing: Listing, plan: Plan, rules: Rules, tallies: list[Tally]) -> str:
+def finish(
+    out: Path,
+    listing: Listing,
+    plan: Plan,
+    rules: Rules,
+    chosen: Chosen,
+    tallies: list[Tally],
+) -> str:
     """Write what describes all shards, and return the report.
 
     Two parts may do so at once: they write the same bytes.
@@ -35,7 +43,7 @@ def finish(out: Path, listing: Listing, plan: Plan, rules: Rules, tallies: list[
         )
     names = [f"{plan.name(n)}.tar" for n, part in enumerate(tallies) if len(part)]
     disk = sum(size_of(out / name) for name in names)
-    text = report(listing, tally, rules, len(names), disk)
+    text = report(listing, tally, rules, len(names), chosen, disk)
     lines = [json.dumps(one._asdict()) for one in sorted([*tally.rejected, *listing.rejected])]
     about = {"classes": listing.classes, "num_images": len(tally), "shards": names}
     about |= {"num_rejected": len(lines), "source": listing.kind}

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from pixelhdm.data.prepare.check import Reencode, Rules
+from pixelhdm.data.prepare.chosen_config import choose
 from pixelhdm.data.prepare.classes import Labels
 from pixelhdm.data.prepare.index_only import index_tars
 from pixelhdm.data.prepare.plan import Plan, parse_bytes, parse_part
@@ -33,6 +34,7 @@ def prepare(
     keep_duplicates: bool = False,
     reencode: Reencode | None = None,
     quality: int = 95,
+    config: list[str] | None = None,
     dry_run: bool = False,
     verify: bool = False,
     index_only: bool = False,
@@ -65,6 +67,8 @@ def prepare(
         keep_duplicates: keep images that have the same bytes as another one.
         reencode: jpeg or webp stores all others in this format; empty keeps the original bytes.
         quality: of reencode, 1 … 100.
+        config: files of the training to come, as a list or one, for the report's bucket table; the
+            default table when empty. A finished folder's report is made anew with them.
         dry_run: look at up to 2,000 images spread over the source, report and write nothing.
         verify: read the finished shards in out again, check all bytes and decode all images.
         index_only: only write indexes beside existing tars, without out.
@@ -83,6 +87,7 @@ def prepare(
     if quality > 100:
         raise UserError(f"quality must be at most 100, got {quality}.")
     shard_bytes, share = parse_bytes(shard_size), parse_part(part)
+    chosen = choose(config or [])
     rules = Rules(min_side, max_aspect, require_captions, reencode, quality)
     check_mode(source, out, dry_run, verify, index_only)
     if verify:
@@ -93,7 +98,7 @@ def prepare(
         with tempfile.TemporaryDirectory() as unpacked:
             listing = list_source(source, split, labels, out and Path(out), Path(unpacked))
             plan = Plan.of(listing.items, seed, shard_bytes, images_per_shard)
-            print(look(listing, plan, rules, keep_duplicates, processes))
+            print(look(listing, plan, rules, chosen, keep_duplicates, processes))
     else:
         folder = Path(out)
         check_folder(folder)
@@ -106,7 +111,7 @@ def prepare(
         settings |= {"source_digest": listing.digest(), "source_images": len(listing.items)}
         agree(folder, settings)
         keep(folder, settings)
-        run(folder, listing, plan, rules, keep_duplicates, share, processes)
+        run(folder, listing, plan, rules, chosen, keep_duplicates, share, processes)
 
 
 def check_mode(

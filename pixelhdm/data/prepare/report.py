@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from pixelhdm.data.prepare.check import Rules
+from pixelhdm.data.prepare.chosen_config import Chosen
 from pixelhdm.data.prepare.items import REASONS, Listing
 from pixelhdm.data.prepare.tally import Tally
 
@@ -20,6 +21,7 @@ def report(
     tally: Tally,
     rules: Rules,
     num_shards: int,
+    chosen: Chosen,
     disk: int | None = None,
     sampled: int | None = None,
 ) -> str:
@@ -30,6 +32,7 @@ def report(
         tally: what its images, or a sample of them, turned out to be.
         rules: what they had to be.
         num_shards: how many shards there are, or would be.
+        chosen: the training that the bucket table is of.
         disk: bytes of all shards; None where nothing was written.
         sampled: number of images that were looked at, where not all were.
     """
@@ -52,15 +55,7 @@ def report(
     if disk is not None:
         size += f", {disk_size(disk)} in all"
     lines += [f"Shards: {num_shards:,}, {size}", *measured(tally.sizes())]
-    return "\n".join([*lines, *bucket_section(tally.sizes())])
-
-
-def bucket_section(sizes: UInt16[np.ndarray, "N 2"]) -> list[str]:
-    """What the bucket table makes of the kept images' upright widths and heights.
-
-    THE CALL SITE for coverage_table(...): returns lines, the first an empty one.
-    """
-    return []
+    return "\n".join([*lines, *chosen.lines(tally.sizes())])
 
 
 def row(words: str, count: int, total: int) -> str:

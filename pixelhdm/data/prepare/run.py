@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pixelhdm.data.prepare.check import Rules, check_all
+from pixelhdm.data.prepare.chosen_config import Chosen
 from pixelhdm.data.prepare.duplicates import find_duplicates
 from pixelhdm.data.prepare.finish import finish
 from pixelhdm.data.prepare.items import Item, Listing, Rejection
@@ -24,7 +25,14 @@ SAMPLE = 2000  # images that a dry run looks at
 TASK_IMAGES, TASK_BYTES = 32, 8 << 20  # of one task of a process
 
 
-def look(listing: Listing, plan: Plan, rules: Rules, keep_duplicates: bool, processes: int) -> str:
+def look(
+    listing: Listing,
+    plan: Plan,
+    rules: Rules,
+    chosen: Chosen,
+    keep_duplicates: bool,
+    processes: int,
+) -> str:
     """The report on a sample spread over a listing."""
     count = len(listing.items)
     rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int)) if count else []
@@ -35,7 +43,7 @@ def look(listing: Listing, plan: Plan, rules: Rules, keep_duplicates: bool, proc
     for item, result in tqdm(results, total=len(items), unit="image", disable=None):
         tally.add(result, item.path)
     sampled = len(items) if len(items) < count else None
-    return report(listing, tally, rules, len(plan), sampled=sampled)
+    return report(listing, tally, rules, len(plan), chosen, sampled=sampled)
 
 
 def run(
@@ -43,6 +51,7 @@ def run(
     listing: Listing,
     plan: Plan,
     rules: Rules,
+    chosen: Chosen,
     keep_duplicates: bool,
     share: tuple[int, int],
     processes: int,
@@ -61,7 +70,7 @@ def run(
         left = sum(record is None for record in records)
         print(f"Part {part}/{num_parts} is done; {left:,} shards of other parts are not there yet.")
         return
-    print(finish(out, listing, plan, rules, records))
+    print(finish(out, listing, plan, rules, chosen, records))
 
 
 def write_shards(
