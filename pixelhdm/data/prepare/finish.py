@@ -11,12 +11,17 @@ from pixelhdm.data.prepare.plan import Plan
 from pixelhdm.data.prepare.readers.tars import remove_unpacked
 from pixelhdm.data.prepare.report import report
 from pixelhdm.data.prepare.settings import UNPACKED
-from pixelhdm.data.prepare.shards import RECORDS, remove_leftovers, size_of, write_json
+from pixelhdm.data.prepare.shards import (
+    RECORDS,
+    remove_leftovers,
+    size_of,
+    write_json,
+    write_text,
+)
 from pixelhdm.data.prepare.tally import Tally
 from pixelhdm.data.prepare.verify import DATASET
 from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
-from pixelhdm.files import replacing
 
 ATTEMPTS = 5
 REJECTED, REPORT = "rejected.jsonl", "report.txt"
@@ -60,9 +65,3 @@ def finish(
                 raise
     open_index(str(out), Storage())
     return f"{text}\n\nWritten to {out}: shards, indexes, {DATASET}, {REJECTED}, {REPORT}."
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -34,7 +34,7 @@ def prepare(
     keep_duplicates: bool = False,
     reencode: Reencode | None = None,
     quality: int = 95,
-    config: list[str] | None = None,
+    train_config: str | list[str] | None = None,
     dry_run: bool = False,
     verify: bool = False,
     index_only: bool = False,
@@ -67,8 +67,8 @@ def prepare(
         keep_duplicates: keep images that have the same bytes as another one.
         reencode: jpeg or webp stores all others in this format; empty keeps the original bytes.
         quality: of reencode, 1 … 100.
-        config: files of the training to come, as a list or one, for the report's bucket table; the
-            default table when empty. A finished folder's report is made anew with them.
+        train_config: file of the training to come, or several as [a.yaml,b.yaml], for the report's
+            bucket table; the default table when empty. A finished folder's report is made anew.
         dry_run: look at up to 2,000 images spread over the source, report and write nothing.
         verify: read the finished shards in out again, check all bytes and decode all images.
         index_only: only write indexes beside existing tars, without out.
@@ -87,7 +87,8 @@ def prepare(
     if quality > 100:
         raise UserError(f"quality must be at most 100, got {quality}.")
     shard_bytes, share = parse_bytes(shard_size), parse_part(part)
-    chosen = choose(config or [])
+    files = [train_config] if isinstance(train_config, str) else train_config or []
+    chosen = choose(files)
     rules = Rules(min_side, max_aspect, require_captions, reencode, quality)
     check_mode(source, out, dry_run, verify, index_only)
     if verify:

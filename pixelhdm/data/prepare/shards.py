@@ -130,5 +130,12 @@ def remove_leftovers(out: Path, name: str = "*") -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
+    write_text(file, json.dumps(content, default=str) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all; one that holds the text already stays as it is."""
+    if file.exists() and file.read_bytes() == text.encode():
+        return
     with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, default=str) + "\n", encoding="utf-8")
+        temporary.write_bytes(text.encode())
