@@ -44,7 +44,7 @@ def read_header(data: bytes) -> Header:
     """Size and kind of an image, without decoding it; any of Pillow's errors may leave it."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        if orientation_of(image) in TURNED:
+        if image.format != "TIFF" and orientation_of(image) in TURNED:  # Pillow turns TIFFs
             width, height = height, width
         frames = getattr(image, "n_frames", 1)
         return Header(width, height, image.format or "", image.mode, frames)
