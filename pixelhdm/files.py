@@ -28,6 +28,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def append_once(file: Path, lines: list[str]) -> None:
+    """Append those lines that the file lacks: a run that goes on after a kill takes steps again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    own = set(text.splitlines())
+    new = [line for line in dict.fromkeys(lines) if line not in own]
+    if new:
+        start = "" if text.endswith("\n") or not text else "\n"  # a kill can tear the last line
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(start + "".join(f"{line}\n" for line in new))
+
+
 def sync_folder(folder: Path) -> None:
     """Let the names in a folder reach the disk, where the system can."""
     if os.name == "posix":

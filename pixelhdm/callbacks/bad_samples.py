@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.files import append_once
 from pixelhdm.processes import gather_objects
 
 FILE = "bad_samples.jsonl"
@@ -68,6 +69,15 @@ class BadSamples(Callback):
             self.in_a_row = len(batch["bad"])
         self.longest = max(self.longest, self.in_a_row)
 
+    # State ----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, int]:
+        """How many samples of which epoch were bad."""
+        return {"epoch": self.epoch, "bad": self.bad["train"]}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.epoch, self.bad["train"] = state_dict["epoch"], state_dict["bad"]
+
     # Telling --------------------------------------------------------------------------------------
 
     def on_train_batch_end(
@@ -89,6 +99,7 @@ class BadSamples(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.write(trainer, [entry for part in gather_objects(self.taken()) for entry in part])
+        checkpoint["callbacks"][self.state_key] = self.state_dict()  # asked for before this hook
 
     def taken(self) -> list[dict[str, Any]]:
         """What was found since the last time, to be told once."""
@@ -122,9 +133,7 @@ class BadSamples(Callback):
         if not found or not trainer.is_global_zero:
             return
         file = Path(trainer.default_root_dir) / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "a", encoding="utf-8") as out:
-            out.writelines(json.dumps(entry) + "\n" for entry in found)
+        append_once(file, [json.dumps(entry) for entry in found])
         reasons = Counter(entry["reason"] for entry in found)
         told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
         rank_zero_info(f"Bad samples, of weight 0: {told}; named in {file}.")

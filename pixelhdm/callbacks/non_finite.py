@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.files import append_once
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 
@@ -91,7 +92,7 @@ class SkipNonFinite(Callback):
                 "grad_norm": str(norm),
                 "samples": indices,
             }
-            append_once(Path(trainer.default_root_dir) / FILE, json.dumps(record))
+            append_once(Path(trainer.default_root_dir) / FILE, [json.dumps(record)])
             rank_zero_info(
                 f"Step {trainer.global_step} skipped: loss {loss}, gradient norm {norm}; samples "
                 f"in {FILE}."
@@ -121,16 +122,6 @@ class SkipNonFinite(Callback):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.skipped, self.overflows = state_dict["skipped"], state_dict["overflows"]
         self.in_a_row = state_dict["in_a_row"]
-
-
-def append_once(file: Path, line: str) -> None:
-    """Append a line unless the file has it: a run that goes on after a kill takes steps again."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    if line not in text.splitlines():
-        start = "" if text.endswith("\n") or not text else "\n"  # a kill can tear the last line
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(f"{start}{line}\n")
 
 
 def loss_scaler(trainer: Trainer) -> torch.amp.GradScaler | None:

@@ -11,10 +11,11 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
-from pixelhdm.callbacks.non_finite import FILE, SkipNonFinite, append_once
+from pixelhdm.callbacks.non_finite import FILE, SkipNonFinite
 from pixelhdm.data.draws import ClassDraws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
+from pixelhdm.files import append_once
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -209,6 +210,5 @@ def test_a_resumed_run_records_its_steps_once(tmp_path):
     assert [record["step"] for record in records] == [1, 4, 5]
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:2]) + '\n{"step": 5, "lo')  # torn by a kill
-    append_once(file, lines[2])
-    append_once(file, lines[0])
+    append_once(file, [lines[2], lines[0], lines[2]])
     assert file.read_text().splitlines() == [*lines[:2], '{"step": 5, "lo', lines[2]]
