@@ -1,5 +1,8 @@
 """From samples to batches of tensors, in this thread, in others, or in other processes."""
 
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -176,8 +179,15 @@ adopted: list[ImageSource] = []
 
 def adopt(source: ImageSource) -> None:
     """Take the source that this process loads from."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     adopted[:] = [source]
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: a killed one cannot say so."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def load_adopted(slots: Slots) -> Batch:

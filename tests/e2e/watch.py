@@ -1,13 +1,18 @@
 """Callbacks that a test gives to a run in another process, by --trainer.callbacks."""
 
+import hashlib
+import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
+
+from pixelhdm import cli
 
 
 class Unreadable(Callback):
@@ -72,3 +77,50 @@ class SpoilAt(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == self.step:
             next(pl_module.parameters()).grad.fill_(torch.nan)
+
+
+class Record(Callback):
+    """Write what this process trains on, a line a batch, to <run folder>/batches<rank>.jsonl, and
+    the steps after which it validates to validations<rank>.jsonl.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        images = batch["image"]
+        line = {
+            "number": trainer.fit_loop.total_batch_idx,
+            "step": trainer.global_step,
+            "trainer_epoch": trainer.current_epoch,
+            "epoch": trainer.datamodule.loader.epoch,
+            "size": list(images.shape[1:3]),
+            "index": batch["index"].tolist(),
+            "weight": batch["weight"].tolist(),
+            "seed": batch["seed"].tolist(),
+            "condition": batch["condition"].tolist(),
+            "pixels": [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images],
+        }
+        self.write(trainer, "batches", line)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write(trainer, "validations", trainer.global_step)
+
+    def write(self, trainer: Trainer, name: str, line: Any) -> None:
+        """Append a line at once, so that it outlives a kill."""
+        file = Path(trainer.default_root_dir) / f"{name}{trainer.global_rank}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def command_line(
+    arguments: list[str], folder: str, output: str, environment: dict[str, str]
+) -> None:
+    """The command line in a process that was forked with everything imported."""
+    with open(output, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = [str(Path(cli.__file__).parents[1] / "main.py"), *arguments]
+    cli.main()

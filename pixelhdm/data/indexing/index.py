@@ -73,7 +73,7 @@ class Index:
         if self.folder is None:
             parts = self.columns, self.shards, self.classes, self.texts, self.problems, self.digest
             return type(self), parts
-        return reopened, (self.folder,)
+        return reopened, (self.folder, self.shards)
 
     def computed_digest(self) -> str:
         """Digest of all columns, texts and the shards' file names."""
@@ -145,6 +145,8 @@ class Index:
         return cls(arrays, texts=texts, digest=digest, folder=folder, **text), stamp
 
 
-def reopened(folder: Path) -> Index:
-    """The index in a folder, without its stamp."""
-    return Index.load(folder)[0]
+def reopened(folder: Path, shards: tuple[str, ...]) -> Index:
+    """The index in a folder, of shards that may have moved since it was made."""
+    index, _ = Index.load(folder)
+    index.shards = shards
+    return index

@@ -113,8 +113,8 @@ def indexed(jobs: list[Job]) -> Iterator[Rows]:
 def helpers(jobs: list[Job]) -> Executor:
     """Threads for servers, processes for local shards: parsing holds Python's lock.
 
-    Processes are forked, as others would run a script without a main guard again; threads of a
-    store do not live on in a fork, but local shards need none.
+    Processes are forked, which starts at once; threads of a store do not live on in a fork, but
+    local shards need none.
     """
     is_all_local = all(is_local(job.path) for job in jobs)
     if is_all_local and "fork" in multiprocessing.get_all_start_methods():

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from pixelhdm.data.reading.remote import may_fork
 from pixelhdm.errors import UserError
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
@@ -35,8 +36,8 @@ def in_order(
     if num_processes == 1:
         yield from map(function, tasks)
         return
-    # Forked, not spawned: a new interpreter would run main.py again, which has no guard.
-    pool = ProcessPoolExecutor(num_processes, get_context("fork"), start_worker, (os.getpid(),))
+    context = get_context("fork" if may_fork() else "spawn")  # the former starts at once
+    pool = ProcessPoolExecutor(num_processes, context, start_worker, (os.getpid(),))
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:

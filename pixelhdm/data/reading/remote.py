@@ -118,6 +118,11 @@ class ObjectStores:
             ) from error
 
 
+def may_fork() -> bool:
+    """Whether a forked process could read from stores: their threads do not run here yet."""
+    return not runtime_process
+
+
 def check_process() -> None:
     """Refuse a forked process: obstore's threads do not live on there, and a read would hang."""
     if not runtime_process:

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -74,3 +75,15 @@ def test_another_version_is_refused(tmp_path):
 def test_an_unknown_column_is_no_attribute():
     with pytest.raises(AttributeError):
         made().colour  # noqa: B018
+
+
+def test_another_process_gets_the_same_files_and_the_shards_as_they_are_now(tmp_path):
+    index = Index({name: np.arange(3, dtype=kind) for name, kind in COLUMNS.items()}, ("old.tar",))
+    index.save(tmp_path / "index")
+    loaded, _ = Index.load(tmp_path / "index")
+    loaded.shards = ("new.tar",)
+    for one in (index, loaded):
+        sent = pickle.loads(pickle.dumps(one))
+        assert (sent.shards, sent.digest) == (one.shards, one.digest)
+        assert all(np.array_equal(sent.columns[name], one.columns[name]) for name in COLUMNS)
+    assert len(pickle.dumps(loaded)) < 1000  # no copy of the columns
