@@ -34,7 +34,7 @@ class TransientError(Exception):
 
 def missing(path: str) -> ReadError:
     """The error for a file that is not there."""
-    return ReadError("missing", f"{path} does not exist.")
+    return ReadError("missing", f"{path} does not exist")
 
 
 def forbidden(path: str, answer: str) -> UserError:

@@ -161,7 +161,7 @@ def meaning(path: str, error: BaseError) -> Exception:
     if status == 410:
         return missing(path)
     if status == 416:
-        return ReadError("torn", f"{path} ends before the bytes that are asked for.")
+        return ReadError("torn", f"{path} ends before the bytes that are asked for")
     if "non-partial response" in text:
         return without_ranges(path)
     is_refused = 400 <= status < 500 and status not in TRANSIENT_STATUS

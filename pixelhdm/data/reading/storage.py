@@ -70,7 +70,7 @@ class Storage:
             raise UserError(f"{path} must be readable in parts, got more than was asked for.")
         if len(data) < length:
             end = offset + len(data)
-            raise ReadError("torn", f"{path} ends at byte {end}, before byte {offset + length}.")
+            raise ReadError("torn", f"{path} ends at byte {end}, before byte {offset + length}")
         return data
 
     def read_whole(self, path: str) -> bytes:
@@ -105,7 +105,7 @@ class Storage:
                 if number == self.tries:
                     raise ReadError(
                         "unreachable",
-                        f"{path} could not be read in {self.tries} tries, the last: {error}.",
+                        f"{path} could not be read in {self.tries} tries, the last: {error}",
                     ) from error
             wait = min(self.wait * 2 ** (number - 1), LONGEST_WAIT)
             time.sleep(wait * self._jitter.uniform(0.5, 1.5))

@@ -205,7 +205,7 @@ def test_local_errors_have_their_reasons(tmp_path):
     path = tmp_path / "a.tar"
     for action in [QUICK.read_whole, QUICK.size, lambda path: QUICK.read(path, 0, 9)]:
         error = failure(action, str(path))
-        assert (error.reason, error.detail) == ("missing", f"{path} does not exist.")
+        assert (error.reason, error.detail) == ("missing", f"{path} does not exist")
     path.write_bytes(DATA)
     storage = fresh()
     assert storage.read(str(path), 0, 10) == DATA[:10]
