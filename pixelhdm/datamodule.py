@@ -11,11 +11,13 @@ from torch import Tensor
 from pixelhdm.data.batches import Batch, Executor
 from pixelhdm.data.buckets import DROPPED, Assignment, Buckets
 from pixelhdm.data.coverage import coverage_table
+from pixelhdm.data.decode import DECODERS
 from pixelhdm.data.draws import ClassDraws, DrawLoader
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
 from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
 from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.processes import gather_objects
 
 HOST_SIDE = ("seed", "index")
 PART = "limit_train_batches"
@@ -135,6 +137,12 @@ class PixelHDMDataModule(LightningDataModule):
         for height, width in buckets.table:
             self.trainer.lightning_module.network.check_size(height, width)
         source.open()
+        seen = sorted(set(gather_objects(source.fingerprint())))
+        if len(seen) > 1:
+            raise UserError(
+                f"data.{name} must be the same for all processes, got {' and '.join(seen)}. "
+                "Let all of them reach the same shards."
+            )
         if buckets.takes_all and not source.knows_sizes:
             return Bucketed(source, buckets.table, np.zeros(len(source), dtype=np.int16))
         sizes = source.sizes()
@@ -177,6 +185,11 @@ class PixelHDMDataModule(LightningDataModule):
             self.check_restored(self.restored, self.loader)
             self.changed_part = self.restored[PART] != self.part
             self.go_to(self.restored, self.loader)
+            if self.restored["decoders"] != DECODERS:
+                rank_zero_info(
+                    f"Images are decoded by {DECODERS}, the checkpoint's were by "
+                    f"{self.restored['decoders']}: pixels may differ in their last bits."
+                )
             self.restored = None
         return self.loader
 
@@ -232,6 +245,7 @@ class PixelHDMDataModule(LightningDataModule):
             "step": step,
             "images per batch": self.loader.slots.tolist(),
             "history": [list(part) for part in history],
+            "decoders": DECODERS,
             PART: "several" if self.changed_part else self.part,
             **self.identity(),
         }

@@ -166,3 +166,19 @@ def test_held_out_images_have_the_same_noise_in_every_run():
         seeds.append([batch["seed"] for batch in module.val_dataloader()])
     for one, other in zip(*seeds, strict=True):
         assert torch.equal(one, other)
+
+
+def test_other_decoders_are_told_of(caplog):
+    first, again = data(), data()
+    first.train_dataloader()
+    state = first.state_dict()
+    again.load_state_dict(state | {"decoders": "torchvision 0.1 and Pillow 2"})
+    again.train_dataloader()
+    assert "the checkpoint's were by torchvision 0.1 and Pillow 2: pixels may" in caplog.text
+
+
+def test_processes_must_see_the_same_data(monkeypatch):
+    module = data()
+    monkeypatch.setattr("pixelhdm.datamodule.gather_objects", lambda own: [own, "numbers-7"])
+    with pytest.raises(UserError, match="same for all processes, got numbers-22 and numbers-7"):
+        module.setup("fit")

@@ -46,8 +46,13 @@ class ClassConditioner(Conditioner):
             torch.full((batch_size,), self.num_classes, device=self.pooled.weight.device)
         )
 
-    def check(self, condition: Int[Tensor, "B"]) -> None:
-        """Raise unless all class numbers lie in 0 … num_classes - 1."""
+    def check(self, condition: Int[Tensor, "B"] | list[str]) -> None:
+        """Raise unless these are class numbers, and all of them lie in 0 … num_classes - 1."""
+        if isinstance(condition, list):
+            raise UserError(
+                f"conditions must be class numbers for ClassConditioner, got captions such as "
+                f"{condition[0]!r}. Set condition: class in the data's sources."
+            )
         low, high = int(condition.min()), int(condition.max())
         if low < 0 or high >= self.num_classes:
             wrong = low if low < 0 else high

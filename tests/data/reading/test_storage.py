@@ -212,7 +212,7 @@ def test_local_errors_have_their_reasons(tmp_path):
     os.truncate(path, 1000)  # under an open file
     error = failure(storage.read, str(path), 990, 20)
     assert error.reason == "torn"
-    assert str(error) == f"{path} ends at byte 1000, before byte 1010."
+    assert str(error) == f"{path} ends at byte 1000, before byte 1010"
     assert pickle.loads(pickle.dumps(error)).reason == "torn"
 
 
