@@ -163,10 +163,9 @@ class Buckets:
         good = fits & (crop <= self.max_crop)
         best = np.argmax(np.where(good, area + 1 - crop, -1), axis=1)
         least_crop = np.argmin(np.where(fits, crop, 2), axis=1)
-        bucket = np.where(good.any(1), best, least_crop)
-        least_scale = np.lexsort((crop, scale), axis=1)[:, 0]
         small = ~fits.any(1)
-        bucket = np.where(small, least_scale, bucket)
+        bucket = np.where(good.any(1), best, least_crop)
+        bucket[small] = np.lexsort((crop[small], scale[small]), axis=1)[:, 0]
         kept = known & (~small | (self.too_small == "upscale"))
         pick = np.arange(len(bucket)), bucket
         return np.where(kept, bucket, DROPPED), crop[pick], scale[pick]

@@ -202,15 +202,6 @@ def test_a_resumed_runs_config_is_that_of_the_run(run):
     assert Path("again/checkpoints/step_00000012.ckpt").exists()
 
 
-def test_changed_batch_size_is_refused_on_resume(run):
-    run("fit", *QUICKSTART)
-    more = ["--trainer.max_steps=10", "--ckpt_path=last"]
-    for flag, images in (("--data.batch_size=4", 4), ("--trainer.accumulate_grad_batches=2", 16)):
-        words = f"images per optimizer step, got {images} where the checkpoint has 8"
-        with pytest.raises(SystemExit, match=words):
-            run("fit", *QUICKSTART, flag, *more)
-
-
 @pytest.mark.parametrize("step", [4, 5, 7])  # in an epoch of 5 steps, at its end, in the next
 def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run, step):
     """As advised where memory does not suffice; each image still comes once an epoch."""

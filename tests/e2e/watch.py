@@ -81,7 +81,7 @@ class SpoilAt(Callback):
 
 class Record(Callback):
     """Write what this process trains on, a line a batch, to <run folder>/batches<rank>.jsonl, and
-    the steps after which it validates to validations<rank>.jsonl.
+    the batches after which it validates to validations<rank>.jsonl.
     """
 
     def on_train_batch_start(
@@ -103,7 +103,7 @@ class Record(Callback):
         self.write(trainer, "batches", line)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.write(trainer, "validations", trainer.global_step)
+        self.write(trainer, "validations", trainer.fit_loop.total_batch_idx)
 
     def write(self, trainer: Trainer, name: str, line: Any) -> None:
         """Append a line at once, so that it outlives a kill."""
