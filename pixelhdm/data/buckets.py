@@ -156,8 +156,8 @@ class Buckets:
         known = (width > 0) & (height > 0)
         width, height = (np.where(known, side, 1.0)[:, None] for side in (width, height))
         scale = np.maximum(broad / width, tall / height)
-        off = np.abs(np.log(broad / tall) - np.log(width / height))
-        crop = np.round(1 - np.exp(-off), 9)
+        ratio = (broad * height) / (tall * width)  # of the shapes; no function that machines round
+        crop = np.round(1 - np.minimum(ratio, 1 / ratio), 9)
         area = np.unique(tall * broad, return_inverse=True)[1]  # 0 for the smallest
         fits = scale <= self.max_upscale
         good = fits & (crop <= self.max_crop)
