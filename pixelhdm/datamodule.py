@@ -233,6 +233,10 @@ class PixelHDMDataModule(LightningDataModule):
         if self.loader is not None:
             self.loader.close()
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop loading ahead: what is under way would keep the process from ending."""
+        self.teardown("fit")
+
     # Position -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,12 +28,18 @@ def advice(config: Namespace, subcommand: str, image_size: tuple[int, int] | Non
         subcommand: fit, validate or predict.
         image_size: height and width of the last images.
     """
-    batch = config.data.batch_size
+    batch, tokens = config.data.batch_size, config.data.batch_tokens
+    by_tokens = subcommand != "predict" and tokens is not None
     size = " at {}x{}".format(*image_size) if image_size else ""
-    text = f"{subcommand} must fit into the device's memory, got out of it with batch_size={batch}"
+    given = f"batch_tokens={tokens}" if by_tokens else f"batch_size={batch}"
+    text = f"{subcommand} must fit into the device's memory, got out of it with {given}"
     if subcommand != "fit":
         smaller = "--trainer.precision=bf16-mixed or a smaller image"
-        return f"{text}{size}. Set {f'--data.batch_size={batch // 2}' if batch > 1 else smaller}."
+        if by_tokens:
+            smaller = f"--data.batch_tokens={tokens // 2}"
+        elif batch > 1:
+            smaller = f"--data.batch_size={batch // 2}"
+        return f"{text}{size}. Set {smaller}."
     kept = checkpoints_of(config.trainer.default_root_dir or ".")
     saved = "Nothing was saved yet."
     if kept:
@@ -50,8 +56,10 @@ def savings(config: Namespace) -> list[str]:
     limit = trainer.limit_train_batches
     is_whole = limit is None or (isinstance(limit, float) and limit == 1)  # 1 is one batch
     network = config.model.network.get("init_args") or {}
-    part = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
+    tokens = config.data.batch_tokens
+    part = next((n for n in range(2, batch + 1) if batch % n == 0), 1) if tokens is None else 2
     parts = part * trainer.accumulate_grad_batches
+    fewer = f"batch_size={batch // part}" if tokens is None else f"batch_tokens={tokens // part}"
     return [
         words
         for words, is_new in (
@@ -60,8 +68,8 @@ def savings(config: Namespace) -> list[str]:
                 network.get("grad_checkpoint", "all") != "all",
             ),
             (
-                f"--data.batch_size={batch // part} --trainer.accumulate_grad_batches={parts}",
-                batch > 1 and is_whole,
+                f"--data.{fewer} --trainer.accumulate_grad_batches={parts}",
+                (batch > 1 or tokens is not None) and is_whole,
             ),
             (
                 "an optimizer with 8-bit states (README, Optimizers)",

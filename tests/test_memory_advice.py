@@ -12,10 +12,11 @@ def config(
     mode="none",
     precision="32-true",
     limit=None,
+    tokens=None,
 ):
     network = Namespace(init_args=Namespace(grad_checkpoint=mode)) if mode else Namespace()
     return Namespace(
-        data=Namespace(batch_size=batch),
+        data=Namespace(batch_size=batch, batch_tokens=tokens),
         trainer=Namespace(
             accumulate_grad_batches=accumulate,
             precision=precision,
@@ -31,6 +32,11 @@ def config(
     [
         ({}, "grad_checkpoint=all, --data.batch_size=4 --trainer.accumulate_grad_batches=2, an"),
         ({"accumulate": 3}, "--data.batch_size=4 --trainer.accumulate_grad_batches=6, an"),
+        (
+            {"tokens": 512},
+            "batch_tokens=512 at 16x24. What helps most: --model.network.grad_checkpoint=all, "
+            "--data.batch_tokens=256 --trainer.accumulate_grad_batches=2, an",
+        ),
         ({"mode": None}, "most: --data.batch_size=4"),  # a network without settings
         ({"limit": 1}, "grad_checkpoint=all, an optimizer with"),  # one batch
         ({"limit": 1.0}, "grad_checkpoint=all, --data.batch_size=4"),

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from pixelhdm.data.source import BadSample, ImageSource
+from pixelhdm.errors import UserError
 
 Executor = Literal["thread", "process"]
 Batch = dict[str, Any]
@@ -150,7 +153,11 @@ def by_threads(
 def by_processes(
     source: ImageSource, parts: Iterator[Slots], num_workers: int, pin: bool
 ) -> Iterator[tuple[Slots, Batch]]:
-    """Keep two batches a process in work."""
+    """Keep two batches a process in work.
+
+    Raises:
+        UserError: a process was killed.
+    """
     waiting: deque[tuple[Slots, Future]] = deque()
 
     def finished() -> tuple[Slots, Batch]:
@@ -170,6 +177,11 @@ def by_processes(
                 yield finished()
         while waiting:
             yield finished()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "processes that load images must live as long as the run, got one that was killed, by "
+            "a lack of memory as a rule. Set data.num_workers lower, or data.executor to thread."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -178,7 +190,8 @@ adopted: list[ImageSource] = []
 
 
 def adopt(source: ImageSource) -> None:
-    """Take the source that this process loads from."""
+    """Take the source that this process loads from; be deaf to Ctrl-C, which the run answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     adopted[:] = [source]
