@@ -34,8 +34,10 @@ def real(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in [0, 1] as rows, and labels."""
     source = Digits(split=split)
     source.prepare()
-    source.open(image_size=8)
-    return source.images[..., 0].reshape(len(source), -1) / 255, source.labels
+    source.open()
+    records = [source.load(index, 0, 8, 8) for index in range(len(source))]
+    pixels = [record.image[..., 0].ravel() / 255 for record in records]
+    return np.stack(pixels), np.array([record.condition for record in records])
 
 
 def drawn(
