@@ -195,7 +195,8 @@ class PixelHDMDataModule(LightningDataModule):
 
     def training_loader(self) -> EpochLoader:
         """A loader of the training images, at the start."""
-        loader = self.build_loader("train", self.seed, self.sampler, endless=True)
+        endless = not self.trainer.overfit_batches  # else each epoch has the same few batches
+        loader = self.build_loader("train", self.seed, self.sampler, endless)
         limit, batches = self.trainer.limit_train_batches, len(loader)
         part = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
         loader.trainer_epoch = max(part, 1)

@@ -1,7 +1,12 @@
 """What the processes of a run tell each other."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from typing import Any
 
+import torch
 import torch.distributed
 
 
@@ -17,3 +22,18 @@ def gather_objects(own: Any) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, own)
     return parts
+
+
+def start_helper() -> None:
+    """Make this process a helper of the one that started it: on one thread, deaf to Ctrl-C, which
+    the other answers, and gone when that is, even when it was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

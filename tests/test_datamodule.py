@@ -26,6 +26,7 @@ def data(
         world_size=world,
         accumulate_grad_batches=accumulate,
         limit_train_batches=limit,
+        overfit_batches=0,
         fast_dev_run=False,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
         lightning_module=SimpleNamespace(network=Sized(8, 1)),

@@ -1,9 +1,5 @@
 """From samples to batches of tensors, in this thread, in others, or in other processes."""
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,6 +14,7 @@ from torch import Tensor
 
 from pixelhdm.data.source import BadSample, ImageSource
 from pixelhdm.errors import UserError
+from pixelhdm.processes import start_helper
 
 Executor = Literal["thread", "process"]
 Batch = dict[str, Any]
@@ -53,7 +50,7 @@ class Filling:
     source: ImageSource
     slots: Slots
     pin: bool = False
-    bad: list[dict[str, Any]] = field(default_factory=list)
+    bad: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num, (height, width) = self.slots.num, self.slots.size
@@ -71,7 +68,7 @@ class Filling:
         except BadSample as bad:
             self.pixels[slot] = 0
             reason = {"reason": bad.reason, "detail": bad.detail}
-            self.bad.append({"epoch": self.slots.epoch, **self.source.place(index), **reason})
+            self.bad[slot] = {"epoch": self.slots.epoch, **self.source.place(index), **reason}
             return
         np.copyto(self.pixels[slot], record.image)
         self.condition[slot], self.weight[slot] = record.condition, 1.0
@@ -88,7 +85,7 @@ class Filling:
             "weight": torch.from_numpy(self.weight),
             "seed": torch.from_numpy(np.pad(self.slots.seeds, (0, empty))),
             "index": torch.from_numpy(np.pad(self.slots.index, (0, empty))),
-            "bad": self.bad,
+            "bad": [self.bad[slot] for slot in sorted(self.bad)],
         }
 
 
@@ -190,17 +187,9 @@ adopted: list[ImageSource] = []
 
 
 def adopt(source: ImageSource) -> None:
-    """Take the source that this process loads from; be deaf to Ctrl-C, which the run answers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    """Take the source that this process loads from."""
+    start_helper()
     adopted[:] = [source]
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone: a killed one cannot say so."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def load_adopted(slots: Slots) -> Batch:

@@ -108,12 +108,13 @@ def test_epochs_differ_in_order_and_in_seeds():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_change_nothing_and_end(threads):
-    before = threading.active_count()
-    expected = take(loader(), 9)
+    expected, before = take(loader(), 9), set(threading.enumerate())
     first = loader(threads=threads)
     assert_same(take(first, 9), expected)  # broken off in the middle of an epoch
+    own = set(threading.enumerate()) - before
+    assert own
     first.close()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in own)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,24 @@ class KillAt(Callback):
         last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if last and trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class InterruptAt(Callback):
+    """Send Ctrl-C to this process and to those that it has started, as a terminal does, in the
+    step after `step`.
+    """
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            children = [child.pid for child in multiprocessing.active_children()]
+            for pid in (*children, os.getpid()):
+                os.kill(pid, signal.SIGINT)
+            time.sleep(0.2)  # let them end, if they do
 
 
 class Witness(Callback):
