@@ -336,6 +336,9 @@ def main() -> None:
         if reason is None:
             raise
         sys.exit(f"error: {reason}")
+    except BrokenPipeError:  # `| head` has read enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise
@@ -360,6 +363,7 @@ def run_command(name: str, function: Callable[..., None]) -> None:
         prog=f"main.py {name}",
         allow_abbrev=False,
     )
+    sys.stdout.flush()  # a reader that is gone is noticed here, not at the end of the process
 
 
 def check_trainer(trainer: Namespace, subcommand: str) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt16
 from pixelhdm.data.buckets import DROPPED, Assignment, Buckets
 
 MUCH = 0.05  # share of dropped images that deserves advice
+MANY = 0.2  # share of images that are cut too much, likewise
 SHOWN = 6  # names of buckets in one line
 HEAD = "  bucket (h x w)     images   share  batches      of  padded  crop mean    p99  enlarged"
 
@@ -46,8 +47,9 @@ def coverage_table(
         )
     padded = int((batches * slots - counts).sum())
     lines += [
-        f"  {kept.sum():,} of {len(sizes):,} images, {batches.sum():,} batches an epoch, "
-        f"{padded:,} padded slots (weight 0)"
+        f"  {kept.sum():,} of {counted(len(sizes), 'image')}, "
+        f"{counted(int(batches.sum()), 'batch', 'batches')} an epoch, "
+        f"{counted(padded, 'padded slot')} (weight 0)"
     ]
     return (
         lines
@@ -69,7 +71,9 @@ def changed(buckets: Buckets, assignment: Assignment, kept: np.ndarray) -> list[
             f"; {cropped.mean():.1%} cut by more than {buckets.max_crop:.0%}, as no bucket suits "
             "them better"
         )
-    return [line]
+    if cropped.mean() <= MANY or len(buckets.table) == 1 or buckets.sizes is not None:
+        return [line]
+    return [line, "  advice: a smaller buckets.step has shapes nearer to theirs"]
 
 
 def dropped(buckets: Buckets, sizes: np.ndarray, kept: np.ndarray) -> list[str]:
@@ -95,14 +99,26 @@ def dropped(buckets: Buckets, sizes: np.ndarray, kept: np.ndarray) -> list[str]:
 def rare(
     buckets: Buckets, counts: Int64[np.ndarray, "buckets"], slots: Int64[np.ndarray, "buckets"]
 ) -> list[str]:
-    """Which buckets have less than a batch, and what merges them."""
+    """Which buckets hold less than a batch, and what merges them."""
     found = np.flatnonzero((counts > 0) & (counts < slots))
     if not len(found) or len(buckets.table) == 1:
         return []
     names = ["{}x{}".format(*buckets.table[number]) for number in found[:SHOWN]]
     more = ", …" if len(found) > SHOWN else ""
+    verb = "hold" if len(found) > 1 else "holds"
+    line = (
+        f"  {counted(len(found), 'bucket')} {verb} less than one batch "
+        f"({', '.join(names)}{more}); the rest of it is padding"
+    )
+    if np.count_nonzero(counts) == 1:
+        return [line]
     return [
-        f"  {len(found)} buckets with less than one batch ({', '.join(names)}{more}) are mostly "
-        "padding",
-        "  advice: a larger buckets.step, fewer buckets.levels or smaller batches merge them",
+        line,
+        "  advice: a larger buckets.step or fewer buckets.levels merge buckets; smaller batches "
+        "are filled sooner",
     ]
+
+
+def counted(count: int, word: str, plural: str = "") -> str:
+    """A number of things in words: 1 image, 2,000 images."""
+    return f"{count:,} {word if count == 1 else plural or word + 's'}"

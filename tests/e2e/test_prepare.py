@@ -1,11 +1,14 @@
 """The command line of `prepare`."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
 
 from tests.data.prepare.conftest import save, tree
-from tests.e2e.conftest import finish, start
+from tests.e2e.conftest import ROOT, finish, start
 
 
 def test_prepare_in_its_own_process(run_folder):
@@ -26,9 +29,22 @@ def test_prepare_here(run, run_folder):
     assert "Images: 1 found" in run("prepare", "--source=in", "--dry-run")
     assert set(tree(run_folder)) == {"in/0.jpg"}
     run("prepare", "--source=in", "--out=out")
-    assert "1 images in 1 shards" in run("prepare", "--verify", "--out", "out")
+    assert "1 image is in 1 shard as the indexes say" in run("prepare", "--verify", "--out", "out")
     (run_folder / "out/00000.tar").unlink()
     with pytest.raises(SystemExit, match=r"^error: out must hold what its indexes say, got 1 prob"):
         run("prepare", "--verify", "--out", "out")
     with pytest.raises(SystemExit, match=r"^error: .*--sorce=in\. Did you mean source\?"):
         run("prepare", "--sorce=in", "--out=out")
+
+
+def test_a_reader_that_has_enough_is_no_error(run_folder):
+    save(run_folder / "in/0.jpg")
+    command = shlex.join([sys.executable, str(ROOT / "main.py"), "prepare", "--source=in"])
+    done = subprocess.run(
+        f"{command} --dry-run --num_processes=1 | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

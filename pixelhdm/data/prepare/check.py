@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from pixelhdm.data.captions import captions_in, cleaned
 from pixelhdm.data.decode import Header, decode, read_header
 from pixelhdm.data.prepare.items import Item, Rejection
+from pixelhdm.data.prepare.texts import read_texts
 from pixelhdm.errors import one_line
 
 Reencode = Literal["jpeg", "webp"]
@@ -60,7 +60,8 @@ class Checked(NamedTuple):
         text: the JSON beside it.
         captions: its captions.
         label: its class's number, if it has one.
-        tags: what the report counts it under: its format, CMYK, transparent, reencoded, bad text.
+        tags: what the report counts it under: its format, CMYK, reencoded.
+        bad_texts: what is wrong with its texts; empty where all could be read.
     """
 
     data: bytes
@@ -72,6 +73,7 @@ class Checked(NamedTuple):
     captions: tuple[str, ...]
     label: int | None
     tags: tuple[str, ...]
+    bad_texts: str
 
 
 class Unfit(Exception):
@@ -89,28 +91,25 @@ def check(item: Item, rules: Rules) -> Checked | Rejection:
         data = read_bytes(item)
         header = fitting_header(data, rules)
         pixels = decoded(data)
-        captions, metadata, problems = texts_of(item)
-        if rules.require_captions and not captions:
-            raise Unfit("no_caption", "; ".join(problems) or "none is given")
+        texts = read_texts(item)
+        if rules.require_captions and not texts.captions:
+            raise Unfit("no_caption", "; ".join(texts.problems) or "none is given")
     except Unfit as unfit:
         return Rejection(item.path, *unfit.args)
-    tags = [header.kind, *(["bad text"] if problems else [])]
-    if header.mode == "CMYK":
-        tags.append("CMYK")
+    tags = [header.kind, *(["CMYK"] if header.mode == "CMYK" else [])]
     width, height, ending = header.width, header.height, ENDING.get(header.kind)
     if rules.reencode and header.kind != rules.reencode.upper():
         data, ending = encoded(pixels, rules), ENDING[rules.reencode.upper()]
         tags.append("reencoded")
-    about: dict[str, Any] = {"captions": captions, "path": item.path, "format": header.kind}
+    about: dict[str, Any] = {"captions": texts.captions, "path": item.path, "format": header.kind}
     about |= {"width": width, "height": height}
     if item.label is not None:
         about |= {"class": item.class_name, "label": item.label}
-    if metadata:
-        about["metadata"] = metadata
+    if texts.metadata:
+        about["metadata"] = texts.metadata
     text = json.dumps(about, default=str).encode()
-    crc32 = zlib.crc32(data)
-    captions = tuple(captions)
-    return Checked(data, ending, width, height, crc32, text, captions, item.label, tuple(tags))
+    known = text, tuple(texts.captions), item.label, tuple(tags), "; ".join(texts.problems)
+    return Checked(data, ending, width, height, zlib.crc32(data), *known)
 
 
 def read_bytes(item: Item) -> bytes:
@@ -141,6 +140,8 @@ def fitting_header(data: bytes, rules: Rules) -> Header:
     short, long = sorted((width, height))
     if header.kind not in ENDING and not rules.reencode:
         raise Unfit("unsupported", f"{header.kind}; --reencode takes it in")
+    if header.mode == "F":
+        raise Unfit("unsupported", f"{header.kind} of 32-bit floats, whose range is not known")
     if header.num_frames > 1 and header.kind != "MPO":
         raise Unfit("animated", f"{header.kind} of {header.num_frames} frames")
     if long > MAX_SIDE:
@@ -160,23 +161,6 @@ def decoded(data: bytes) -> Any:
             return decode(data)
     except Exception as error:  # decoders meet broken files with nearly any exception
         raise Unfit("broken", brief(error)) from error
-
-
-def texts_of(item: Item) -> tuple[list[str], dict[str, Any], list[str]]:
-    """An image's captions, each once, what else is known of it, and what its texts' faults are."""
-    captions, metadata, problems = list(item.captions), dict(item.metadata or {}), []
-    for ending, place in item.texts:
-        try:
-            data = place.read()
-            captions += captions_in(data.removeprefix(b"\xef\xbb\xbf"), ending == ".json")
-            if ending == ".json" and isinstance(value := json.loads(data), dict):
-                metadata |= value
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{ending} beside it: {brief(error)}")
-    for key in ("captions", "caption"):
-        metadata.pop(key, None)
-    whole = [text.encode("utf-8", "replace").decode() for text in captions]
-    return list(dict.fromkeys(cleaned(whole))), metadata, problems
 
 
 def encoded(pixels: Any, rules: Rules) -> bytes:

@@ -10,10 +10,15 @@ from jaxtyping import UInt16
 
 from pixelhdm.data.buckets import DROPPED, Buckets
 from pixelhdm.data.coverage import coverage_table
+from pixelhdm.data.prepare.config_values import chosen_buckets, section, whole
 from pixelhdm.errors import UserError, one_line
 
 PATCH = 16  # of PixelHDM, where no config says otherwise
 SUGGESTED = 8  # images of the largest bucket in a batch
+EXAMPLE = (
+    "For a training at a data.image_size of its own give its files, as in --train_config "
+    "[configs_c2i/base.yaml,configs_c2i/cifar10.yaml]."
+)
 
 
 @dataclass
@@ -42,23 +47,33 @@ class Chosen:
             return [
                 "",
                 f"Training with {self.name}: no image is large enough for a bucket, whose sides "
-                f"begin at {smallest}. Train such images at a data.image_size of their own.",
+                f"begin at {smallest}. {EXAMPLE}",
             ]
         tokens = [height * width // self.patch**2 for height, width in self.buckets.table]
         used = [tokens[number] for number in set(assignment.bucket.tolist()) if number >= 0]
-        largest = max(used, default=max(tokens))
-        budget = self.batch_tokens or (self.batch_size or SUGGESTED) * largest
-        by_tokens = self.batch_size is None
-        batch_sizes = [max(1, budget // n) if by_tokens else self.batch_size for n in tokens]
+        budget = self.batch_tokens or (self.batch_size or SUGGESTED) * max(used)
+        batch_sizes = [self.batch_size or max(1, budget // n) for n in tokens]
         table = coverage_table(self.buckets, sizes, assignment, batch_sizes)
         lines = ["", f"Training with {self.name}, one process:", *table]
-        if self.batch_tokens is None and len(set(used)) > 1:
-            lines.append(
-                f"  suggested: data.batch_tokens {budget}, the patches of {budget // largest} "
-                f"images of the largest bucket in use: batches of {budget // largest} to "
-                f"{budget // min(used)} images, all of about the same cost"
-            )
-        return lines
+        return [*lines, *self.suggestion(budget, min(used), max(used))]
+
+    def suggestion(self, budget: int, least: int, most: int) -> list[str]:
+        """What batches the table is of, and which have equal cost; budget, and the patches of the
+        smallest and the largest bucket in use.
+        """
+        if self.batch_tokens is not None:
+            return []
+        if least == most:
+            given = ", the data.batch_size" if self.batch_size else ""
+            return [
+                f"  assumed: batches of {self.batch_size or SUGGESTED} images{given}; "
+                f"data.batch_tokens {budget} gives the same"
+            ]
+        return [
+            f"  suggested: data.batch_tokens {budget}, the patches of {budget // most} images of "
+            f"the largest bucket in use: batches of {budget // most} to {budget // least} images, "
+            "all of about the same cost"
+        ]
 
 
 def choose(files: list[str]) -> Chosen:
@@ -71,19 +86,17 @@ def choose(files: list[str]) -> Chosen:
     if not files:
         return Chosen("the default bucket table", Buckets(), PATCH, None, None)
     content, name = merged(files), ", ".join(files)
-    try:
-        data, network = content["data"], content.get("model", {}).get("network", {})
-        patch = network.get("init_args", {}).get("patch_size", PATCH)
-        given = data.get("buckets")
-        buckets = Buckets(**given) if given else Buckets.square(data["image_size"])
-        batch_tokens = data.get("batch_tokens")
-        batch_size = None if batch_tokens else data["batch_size"]
-        return Chosen(name, buckets, patch, batch_size, batch_tokens)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "train_config must be a training config with data.image_size and data.batch_size, got "
-            f"{name}, where this is wrong: {one_line(error)}."
-        ) from error
+    data = section(content, "data", name)
+    network = section(section(content, "model", name), "model.network", name)
+    given = section(network, "model.network.init_args", name).get("patch_size", PATCH)
+    patch = whole(given, "model.network.init_args.patch_size", name)
+    buckets = chosen_buckets(data, name)
+    batch_tokens = data.get("batch_tokens")
+    if batch_tokens is not None:
+        return Chosen(name, buckets, patch, None, whole(batch_tokens, "data.batch_tokens", name))
+    return Chosen(
+        name, buckets, patch, whole(data.get("batch_size"), "data.batch_size", name), None
+    )
 
 
 def merged(files: list[str]) -> dict[str, Any]:

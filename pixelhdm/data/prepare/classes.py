@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pixelhdm.data.prepare.items import Item, Listing
+from pixelhdm.data.prepare.items import FilePlace, Item, Listing
 from pixelhdm.errors import UserError
 
 Labels = Literal["auto", "folders", "none"]
@@ -25,16 +25,36 @@ def give_labels(listing: Listing, labels: Labels) -> None:
             if item.folder is None:
                 raise UserError(
                     "labels=folders must find every image in a class folder, got "
-                    f"{item.path} outside of one. Move it, or set labels to none."
+                    f"{item.path} outside of one. {remedy(listing)}"
                 )
             item.class_name, item.label = item.folder, None
         number_names(listing)
         listing.notes.append(f"labels: the {len(listing.classes)} folders' names, in their order")
     elif any(item.label is not None for item in items):
+        check_alike(items)
         check_numbers(listing)
     elif any(item.class_name is not None for item in items):
         number_names(listing)
         listing.notes.append(f"labels: the {len(listing.classes)} names that the source gives")
+
+
+def remedy(listing: Listing) -> str:
+    """What helps where an image lies in no class folder."""
+    if any(isinstance(item.place, FilePlace) for item in listing.items):
+        return "Move it into one, or set labels to none."
+    return "Leave labels out: auto takes what the source gives."
+
+
+def check_alike(items: list[Item]) -> None:
+    """Raise a UserError where some images have numbers and others names for their classes."""
+    named = next((i for i in items if i.label is None and i.class_name is not None), None)
+    if named is not None:
+        numbered = next(item for item in items if item.label is not None)
+        raise UserError(
+            f"labels must be all numbers or all names, got {numbered.label} for {numbered.path} "
+            f"and {named.class_name} for {named.path}. Make them alike, or set labels to none, or "
+            "to folders."
+        )
 
 
 def are_class_folders(listing: Listing) -> bool:
@@ -62,8 +82,8 @@ def check_numbers(listing: Listing) -> None:
     wrong = next((i for i in labelled if not 0 <= i.label < MOST_CLASSES), None)
     if wrong is not None:
         raise UserError(
-            f"labels must be numbers of classes from 0, got {wrong.label} for {wrong.path}. "
-            "Correct them, or set labels to none."
+            f"labels must be numbers of classes, 0 … {MOST_CLASSES - 1:,}, got {wrong.label} for "
+            f"{wrong.path}. Correct them, or set labels to none."
         )
     names = list(listing.classes)
     for number in range(len(names), max(item.label for item in labelled) + 1):

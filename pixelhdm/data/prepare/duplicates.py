@@ -6,16 +6,18 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from pixelhdm.data.prepare.items import Item
+from pixelhdm.data.prepare.texts import read_texts
 
 PIECE = 4096  # bytes
 THREADS = 16  # they wait for a disk
 
 
 def find_duplicates(items: list[Item], with_captions: bool = False) -> dict[int, int]:
-    """The number of the image that stays, the first, by that of each other with the same bytes.
+    """The number of the image that stays by that of each other with the same bytes.
 
-    Only images of equal size are looked at; of these three pieces are compared before all bytes.
-    One that cannot be read is no duplicate.
+    Of several the first with a caption stays, or the first where none has any. Only images of equal
+    size are looked at; of these three pieces are compared before all bytes. One that cannot be read
+    is no duplicate.
 
     Args:
         items: the images.
@@ -35,7 +37,14 @@ def find_duplicates(items: list[Item], with_captions: bool = False) -> dict[int,
             digests = dict(zip(rows, found, strict=True))
             known = [row for row in rows if digests[row]]
             alike = collisions(known, lambda row, by=digests: (items[row].size, by[row]))
-    return {row: group[0] for group in alike for row in group[1:]}
+    stays = [next((row for row in group if has_captions(items[row])), group[0]) for group in alike]
+    groups = zip(stays, alike, strict=True)
+    return {row: first for first, group in groups for row in group if row != first}
+
+
+def has_captions(item: Item) -> bool:
+    """Whether an image has a caption; its texts are read."""
+    return item.may_have_captions and bool(read_texts(item).captions)
 
 
 def collisions(rows: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:

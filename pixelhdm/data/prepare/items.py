@@ -20,6 +20,7 @@ REASONS = {
     "no_caption": "no caption",
     "missing": "file not there",
     "unreadable": "cannot be read",
+    "second_image": "second image of a sample",
     "empty": "empty file",
     "broken": "does not decode",
     "unsupported": "no format that training reads",
@@ -28,6 +29,7 @@ REASONS = {
     "too_small": "too small",
     "extreme": "extreme aspect ratio",
 }
+OTHER_LABEL = ", which has another label"  # said of a duplicate
 
 
 class Rejection(NamedTuple):

@@ -4,11 +4,13 @@ import inspect
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pixelhdm.data.prepare.check import Reencode, Rules
-from pixelhdm.data.prepare.chosen_config import choose
+from pixelhdm.data.prepare.chosen_config import Chosen, choose
 from pixelhdm.data.prepare.classes import Labels
 from pixelhdm.data.prepare.index_only import index_tars
+from pixelhdm.data.prepare.lock import locked, room_in
 from pixelhdm.data.prepare.plan import Plan, parse_bytes, parse_part
 from pixelhdm.data.prepare.readers.source import Split, list_source
 from pixelhdm.data.prepare.run import look, run
@@ -66,6 +68,8 @@ def prepare(
         require_captions: leave out images without caption.
         keep_duplicates: keep images that have the same bytes as another one.
         reencode: jpeg or webp stores all others in this format; empty keeps the original bytes.
+            Animations and files of several pages are left out; CMYK and transparent images are
+            kept, and turned into RGB, on white, when training reads them.
         quality: of reencode, 1 … 100.
         train_config: file of the training to come, or several as [a.yaml,b.yaml], for the report's
             bucket table; the default table when empty. A finished folder's report is made anew.
@@ -101,18 +105,44 @@ def prepare(
             plan = Plan.of(listing.items, seed, shard_bytes, images_per_shard)
             print(look(listing, plan, rules, chosen, keep_duplicates, processes))
     else:
-        folder = Path(out)
-        check_folder(folder)
         settings = {"version": VERSION, "split": split, "labels": labels, "seed": seed}
         settings |= {"shard_size": shard_bytes, "images_per_shard": images_per_shard}
         settings |= {"keep_duplicates": keep_duplicates, **vars(rules)}
-        agree(folder, settings)  # before a long listing
-        listing = list_source(source, split, labels, folder, folder / RECORDS / UNPACKED)
-        plan = Plan.of(listing.items, seed, shard_bytes, images_per_shard)
-        settings |= {"source_digest": listing.digest(), "source_images": len(listing.items)}
-        agree(folder, settings)
-        keep(folder, settings)
-        run(folder, listing, plan, rules, chosen, keep_duplicates, share, processes)
+        with room_in(Path(out)):
+            write(source, Path(out), settings, rules, chosen, share, processes)
+
+
+def write(
+    source: str,
+    out: Path,
+    settings: dict[str, Any],
+    rules: Rules,
+    chosen: Chosen,
+    share: tuple[int, int],
+    processes: int,
+) -> None:
+    """Write a part of a source's shards.
+
+    Args:
+        source: the source.
+        out: folder for the shards.
+        settings: all that decides what is written; a folder that was begun must have the same.
+        rules: what images must be.
+        chosen: the training that the report's table is of.
+        share: number of the part from 1, and of all parts.
+        processes: how many work at once.
+    """
+    check_folder(out)
+    agree(out, settings)  # before a long listing
+    unpacked = out / RECORDS / UNPACKED
+    listing = list_source(source, settings["split"], settings["labels"], out, unpacked)
+    limits = settings["shard_size"], settings["images_per_shard"]
+    plan = Plan.of(listing.items, settings["seed"], *limits)
+    settings |= {"source_digest": listing.digest(), "source_images": len(listing.items)}
+    agree(out, settings)
+    keep(out, settings)
+    with locked(out, *share):
+        run(out, listing, plan, rules, chosen, settings["keep_duplicates"], share, processes)
 
 
 def check_mode(
@@ -121,6 +151,9 @@ def check_mode(
     """Raise a UserError where what is asked for does not go together."""
     if dry_run + verify + index_only > 1:
         raise UserError("dry_run, verify and index_only must stand alone, got several of them.")
+    for name, value in {"source": source, "out": out}.items():
+        if value is not None and not value.strip():
+            raise UserError(f"{name} must be a path, got an empty text. Correct --{name}.")
     if source is None and not verify:
         raise UserError("source must be given, got none. Add --source with a folder, list or tars.")
     if out is not None and index_only:

@@ -5,11 +5,14 @@ from collections import Counter
 import numpy as np
 from jaxtyping import UInt16
 
+from pixelhdm.data.coverage import counted
 from pixelhdm.data.prepare.check import Rules
 from pixelhdm.data.prepare.chosen_config import Chosen
-from pixelhdm.data.prepare.items import REASONS, Listing
+from pixelhdm.data.prepare.items import OTHER_LABEL, REASONS, Listing
 from pixelhdm.data.prepare.tally import Tally
+from pixelhdm.data.prepare.texts import UTF8
 
+BAD_TEXTS = "bad_texts.jsonl"
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 SHOWN = 8  # lines of one kind
 SLOW = ("PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP")  # 5-8 times slower to decode than JPEG
@@ -22,7 +25,7 @@ def report(
     rules: Rules,
     num_shards: int,
     chosen: Chosen,
-    disk: int | None = None,
+    disk: tuple[int, int] | None = None,
     sampled: int | None = None,
 ) -> str:
     """The report on a source.
@@ -33,7 +36,7 @@ def report(
         rules: what they had to be.
         num_shards: how many shards there are, or would be.
         chosen: the training that the bucket table is of.
-        disk: bytes of all shards; None where nothing was written.
+        disk: bytes of all tars and of their indexes; None where nothing was written.
         sampled: number of images that were looked at, where not all were.
     """
     found = len(listing.items) + len(listing.rejected)
@@ -47,13 +50,13 @@ def report(
     kept = len(tally)
     lines += [row("kept", kept, seen)]
     lines += [row(words, rejected[key], seen) for key, words in REASONS.items() if rejected[key]]
-    lines += noted(listing, tally)
+    lines += noted(listing, tally, disk is not None)
     if not kept:
         return "\n".join(lines)
     lines += ["", *labelled(listing, tally), *captioned(tally), *formats(tally, rules)]
     size = f"{disk_size(tally.num_bytes)} of images"
     if disk is not None:
-        size += f", {disk_size(disk)} in all"
+        size += "; on the disk {} of tars, {} of indexes".format(*map(disk_size, disk))
     lines += [f"Shards: {num_shards:,}, {size}", *measured(tally.sizes())]
     return "\n".join([*lines, *chosen.lines(tally.sizes())])
 
@@ -70,12 +73,9 @@ def share(count: int, total: int) -> str:
     return f"{count / max(1, total):.0%}"
 
 
-def noted(listing: Listing, tally: Tally) -> list[str]:
-    """What stands out in the source."""
-    notes = list(listing.notes)
-    if tally.bad_texts:
-        first = min(tally.bad_texts)
-        notes.append(f"texts that cannot be read: of {len(tally.bad_texts):,}, the first {first}")
+def noted(listing: Listing, tally: Tally, is_written: bool) -> list[str]:
+    """What stands out in the source, the worst first."""
+    notes = [*mislabelled(tally), *unread(tally, is_written), *listing.notes]
     if listing.others:
         most = ", ".join(
             f"{n:,} {ending or 'without ending'}" for ending, n in listing.others.most_common(5)
@@ -85,6 +85,31 @@ def noted(listing: Listing, tally: Tally) -> list[str]:
     return [f"  {note}" for note in notes[:SHOWN]] + more
 
 
+def mislabelled(tally: Tally) -> list[str]:
+    """Which duplicates had another label than the image that stays."""
+    found = sorted(one for one in tally.rejected if one.detail.endswith(OTHER_LABEL))
+    if not found:
+        return []
+    are = "duplicate has" if len(found) == 1 else "duplicates have"
+    stays = found[0].detail.removesuffix(OTHER_LABEL).removeprefix("the same bytes as ")
+    return [
+        f"{len(found):,} {are} another label than the image that stays, the first "
+        f"{found[0].path} and {stays}"
+    ]
+
+
+def unread(tally: Tally, is_written: bool) -> list[str]:
+    """The images whose texts cannot be read."""
+    if not tally.bad_texts:
+        return []
+    path, detail = min(tally.bad_texts)
+    line = f"texts that cannot be read: of {counted(len(tally.bad_texts), 'image')}, the first "
+    line += f"{path} ({detail})"
+    line += f"; all are in {BAD_TEXTS}" if is_written else ""
+    other = any(UTF8 in detail for _, detail in tally.bad_texts)
+    return [line + ("; save those of other encodings as UTF-8" if other else "")]
+
+
 def labelled(listing: Listing, tally: Tally) -> list[str]:
     """The classes and how many images they have."""
     if not listing.classes:
@@ -92,9 +117,9 @@ def labelled(listing: Listing, tally: Tally) -> list[str]:
     counts = [(tally.labels[number], name) for number, name in enumerate(listing.classes)]
     least, most = min(counts), max(counts)
     text = f"Classes: {len(counts):,}, from {least[0]:,} ({least[1]}) "
-    text += f"to {most[0]:,} images ({most[1]})"
+    text += f"to {counted(most[0], 'image')} ({most[1]})"
     if unlabelled := len(tally) - tally.labels.total():
-        text += f"; {unlabelled:,} images have none"
+        text += f"; {have_none(unlabelled)}"
     return [text]
 
 
@@ -105,12 +130,17 @@ def captioned(tally: Tally) -> list[str]:
         return ["Captions: none"]
     each = sum(number * count for number, count in tally.captions.items()) / len(tally)
     text = f"Captions: {each:.2f} an image, at most {max(tally.captions)}"
-    return [f"{text}; {without:,} images have none" if without else text]
+    return [f"{text}; {have_none(without)}" if without else text]
+
+
+def have_none(count: int) -> str:
+    """That some images have none."""
+    return f"{counted(count, 'image')} {'has' if count == 1 else 'have'} none"
 
 
 def formats(tally: Tally, rules: Rules) -> list[str]:
     """The files' formats."""
-    traits = ("CMYK", "reencoded", "bad text")
+    traits = ("CMYK", "reencoded")
     kinds = Counter({k: n for k, n in tally.tags.items() if k not in traits})
     parts = [f"{kind} {share(count, len(tally))}" for kind, count in kinds.most_common()]
     if tally.tags["CMYK"]:

@@ -13,7 +13,7 @@ from pixelhdm.data.prepare.check import Rules, check_all
 from pixelhdm.data.prepare.chosen_config import Chosen
 from pixelhdm.data.prepare.duplicates import find_duplicates
 from pixelhdm.data.prepare.finish import finish
-from pixelhdm.data.prepare.items import Item, Listing, Rejection
+from pixelhdm.data.prepare.items import OTHER_LABEL, Item, Listing, Rejection
 from pixelhdm.data.prepare.plan import Plan
 from pixelhdm.data.prepare.report import report
 from pixelhdm.data.prepare.settings import duplicates_of
@@ -68,7 +68,8 @@ def run(
     records = [read_record(out, plan.name(shard)) for shard in range(len(plan))]
     if None in records:
         left = sum(record is None for record in records)
-        print(f"Part {part}/{num_parts} is done; {left:,} shards of other parts are not there yet.")
+        are = "shard of other parts is" if left == 1 else "shards of other parts are"
+        print(f"Part {part}/{num_parts} is done; {left:,} {are} not there yet.")
         return
     print(finish(out, listing, plan, rules, chosen, records))
 
@@ -110,10 +111,16 @@ def checked(
     with closing(results):
         for row in rows:
             if row in duplicates:
-                detail = f"the same bytes as {items[duplicates[row]].path}"
-                yield items[row], Rejection(items[row].path, "duplicate", detail)
+                yield items[row], duplicate(items[row], items[duplicates[row]])
             else:
                 yield items[row], next(flat)
+
+
+def duplicate(item: Item, first: Item) -> Rejection:
+    """An image that is left out as another has the same bytes."""
+    detail = f"the same bytes as {first.path}"
+    differs = (item.label, item.class_name) != (first.label, first.class_name)
+    return Rejection(item.path, "duplicate", detail + OTHER_LABEL * differs)
 
 
 def tasks_of(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -9,16 +9,21 @@ from pixelhdm.data.prepare.items import Item
 from pixelhdm.data.prepare.shards import RECORDS, write_json
 from pixelhdm.errors import UserError
 
-VERSION = 1
+VERSION = 2  # of what is written; one that differs cannot go on
 FILE, DUPLICATES, UNPACKED = "settings.json", "duplicates.json", "unpacked"
 SOURCE = ("source_digest", "source_images")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is one that a preparation has begun."""
+    return (folder / RECORDS / FILE).exists()
 
 
 def check_folder(out: Path) -> None:
     """Raise a UserError for a folder that holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"out must be a folder, got the file {out}.")
-    if out.exists() and not (out / RECORDS / FILE).exists():
+    if out.exists() and not is_prepared(out):
         other = next((entry for entry in out.iterdir() if entry.name != RECORDS), None)
         if other is not None:
             raise UserError(
@@ -43,6 +48,11 @@ def agree(out: Path, settings: dict[str, Any]) -> None:
     different = [key for key in settings if begun.get(key) != settings[key]]
     if not different:
         return
+    if "version" in different:
+        raise UserError(
+            f"out must be a folder that this version of prepare began, got {out} of another one. "
+            f"Take another out, or delete {out} to begin anew."
+        )
     key, remedy = different[0], f"Take the same, another out, or delete {out} to begin anew."
     if key in SOURCE:
         had, has = begun.get(SOURCE[1]), settings[SOURCE[1]]

@@ -15,7 +15,7 @@ from pixelhdm.data.prepare.items import Rejection
 from pixelhdm.data.prepare.tally import Tally
 from pixelhdm.files import TEMPORARY, replacing
 
-RECORDS = ".prepare"
+RECORDS, DATASET = ".prepare", "dataset.json"
 HEADER = 512
 CHUNK = 4 << 20  # bytes
 Result = Checked | Rejection

@@ -25,7 +25,7 @@ class Tally:
         captions: number of images by their number of captions.
         labels: number of images by their label.
         rejected: the others.
-        bad_texts: paths of images beside which a text cannot be read.
+        bad_texts: path of each image beside which a text cannot be read, and what is wrong.
     """
 
     num_bytes: int = 0
@@ -35,7 +35,7 @@ class Tally:
     captions: Counter[int] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     rejected: list[Rejection] = field(default_factory=list)
-    bad_texts: list[str] = field(default_factory=list)
+    bad_texts: list[tuple[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -52,8 +52,8 @@ class Tally:
         self.captions[len(result.captions)] += 1
         if result.label is not None:
             self.labels[result.label] += 1
-        if "bad text" in result.tags:
-            self.bad_texts.append(path)
+        if result.bad_texts:
+            self.bad_texts.append((path, result.bad_texts))
 
     def sizes(self) -> UInt16[np.ndarray, "N 2"]:
         """Width and height of each kept image."""
@@ -79,8 +79,9 @@ class Tally:
         }
         rejected = [Rejection(*row) for row in content["rejected"]]
         sides = {name: array("H", content[name]) for name in ("widths", "heights")}
-        tags = Counter(content["tags"])
-        return cls(**{**content, **numbered, **sides, "tags": tags, "rejected": rejected})
+        bad_texts = [(path, detail) for path, detail in content["bad_texts"]]
+        lists = {"rejected": rejected, "bad_texts": bad_texts, "tags": Counter(content["tags"])}
+        return cls(**{**content, **numbered, **sides, **lists})
 
     @classmethod
     def total(cls, tallies: Iterable["Tally"]) -> "Tally":

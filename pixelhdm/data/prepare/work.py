@@ -1,9 +1,5 @@
 """Many images at once on all cores, given back in their order."""
 
-import os
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,10 +7,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
-import torch
-
 from pixelhdm.data.reading.remote import may_fork
 from pixelhdm.errors import UserError
+from pixelhdm.processes import start_helper
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 AHEAD = 3  # tasks per process that are given out before their turn
@@ -37,7 +32,7 @@ def in_order(
         yield from map(function, tasks)
         return
     context = get_context("fork" if may_fork() else "spawn")  # the former starts at once
-    pool = ProcessPoolExecutor(num_processes, context, start_worker, (os.getpid(),))
+    pool = ProcessPoolExecutor(num_processes, context, start_helper)
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:
@@ -53,17 +48,3 @@ def in_order(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def start_worker(parent: int) -> None:
-    """Prepare a process for its work: one thread, deaf to Ctrl-C, gone when its parent is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-
-
-def end_with(parent: int) -> None:
-    """End this process when its parent has ended, even by SIGKILL."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

@@ -159,7 +159,7 @@ def test_a_text_that_cannot_be_read_is_told(file):
     save(file)
     file.with_suffix(".json").write_text("{")
     texts = ((".json", FilePlace(str(file.with_suffix(".json")))),)
-    assert "bad text" in checked(file, texts=texts).tags
+    assert checked(file, texts=texts).bad_texts.startswith(".json beside it: Expecting")
     strict = Rules(16, 4.5, True, None, 95)
     assert checked(file, strict)[1:] == ("no_caption", "none is given")
     assert checked(file, strict, texts=texts).detail.startswith(".json beside it: Expecting")
@@ -168,3 +168,9 @@ def test_a_text_that_cannot_be_read_is_told(file):
 def test_half_a_character_in_a_caption_does_not_stop_the_run(file):
     save(file)
     assert checked(file, captions=("a \ud800 b",)).captions == ("a ? b",)
+
+
+def test_floats_of_unknown_range_are_left_out(file):
+    Image.new("F", (40, 40), 0.5).save(file, "TIFF")
+    for rules in (RULES, Rules(16, 4.5, False, "jpeg", 95)):
+        assert checked(file, rules).reason == "unsupported"

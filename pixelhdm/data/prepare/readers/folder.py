@@ -2,9 +2,10 @@
 
 import os
 import posixpath
-from collections import Counter
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pixelhdm.data.prepare.classes import first_folder, sort_items
 from pixelhdm.data.prepare.items import (
@@ -15,10 +16,24 @@ from pixelhdm.data.prepare.items import (
     Listing,
     Rejection,
 )
-from pixelhdm.data.prepare.readers.metadata import ENDINGS, Row, read_rows
-from pixelhdm.errors import UserError
+from pixelhdm.data.prepare.readers.join import TABLES, join
+from pixelhdm.data.prepare.settings import is_prepared
 
-TABLES = tuple(f"metadata{ending}" for ending in ENDINGS)
+IRREGULAR = "not a regular file"  # a pipe, which is never read to its end, a socket or a device
+
+
+class Folder(NamedTuple):
+    """What lies in one folder.
+
+    Attributes:
+        path: the folder.
+        sizes: of its regular files, in bytes, by name.
+        bad: the names of images that are no such files, with reason and detail.
+    """
+
+    path: Path
+    sizes: dict[str, int]
+    bad: list[tuple[str, str, str]]
 
 
 def list_folder(root: Path, inner: str = "", skip: Path | None = None) -> Listing:
@@ -32,110 +47,104 @@ def list_folder(root: Path, inner: str = "", skip: Path | None = None) -> Listin
     Raises:
         UserError: a metadata table cannot be read.
     """
-    items, others, tables, rejected = [], Counter(), [], []
-    for folder, names, sizes in walk(root / inner, skip, rejected):
-        inside = os.path.relpath(folder, root / inner).replace(os.sep, "/")
+    listing, tables = Listing("a folder of images", []), []
+    if inner:  # a table above the splits tells of all of them
+        tables += [root / name for name in TABLES if (root / name).is_file()]
+    for folder in walk(root / inner, skip):
+        inside = os.path.relpath(folder.path, root / inner).replace(os.sep, "/")
         inside = "" if inside == "." else f"{inside}/"
-        tables += [folder / name for name in TABLES if name in sizes]
-        for name in names:
-            stem, ending = os.path.splitext(name)
-            if ending.lower() not in IMAGE_ENDINGS:
-                others[ending.lower()] += 1
-                continue
-            texts = texts_beside(str(folder), stem, name, sizes)
-            for ending, _ in texts:
-                others[ending] -= 1
-            items.append(
-                Item(
-                    posixpath.join(inner, inside + name),
-                    sizes[name],
-                    FilePlace(os.path.join(folder, name)),
-                    folder=first_folder(inside + name),
-                    texts=texts,
-                )
-            )
-    listing = Listing("a folder of images", sort_items(items), rejected=rejected)
-    for table in tables:
-        others[table.suffix] -= 1
-    if any(item.texts for item in items):
+        tables += [folder.path / name for name in TABLES if name in folder.sizes]
+        add_folder(listing, folder, inner, inside)
+    listing.items = sort_items(listing.items)
+    if any(item.texts for item in listing.items):
         listing.kind = "a folder of images with text files beside them"
     if tables:
         listing.kind = f"a folder of images with {tables[0].name}"
-        join(listing, root, tables)
-    listing.others = +others
+        join(listing, root, inner, tables)
     return listing
 
 
-def walk(
-    top: Path, skip: Path | None, rejected: list[Rejection]
-) -> Iterator[tuple[Path, list[str], dict[str, int]]]:
-    """Each folder below one with its files' names in order and their sizes in bytes.
+def add_folder(listing: Listing, folder: Folder, inner: str, inside: str) -> None:
+    """Add the images that lie right in one folder to a listing."""
+    start = posixpath.join(inner, inside)
+    listing.rejected += [Rejection(start + name, *why) for name, *why in folder.bad]
+    used, others = set(TABLES), []
+    for name in sorted(folder.sizes):
+        if not name.lower().endswith(IMAGE_ENDINGS):
+            others.append(name)
+            continue
+        path = os.path.join(folder.path, name)
+        texts = texts_beside(str(folder.path), name, folder.sizes)
+        used |= {os.path.basename(place.path) for _, place in texts}
+        own = first_folder(inside + name)
+        item = Item(start + name, folder.sizes[name], FilePlace(path), folder=own, texts=texts)
+        listing.items.append(item)
+    listing.others.update(os.path.splitext(name)[1].lower() for name in others if name not in used)
 
-    Hidden files and folders are left out; links are followed, each folder is visited once.
+
+def walk(top: Path, skip: Path | None) -> Iterator[Folder]:
+    """Each folder below one.
+
+    Hidden files and folders and earlier preparations are left out; links are followed, each folder
+    is visited once.
     """
     seen, pending = set(), [top]
     while pending:
-        folder = pending.pop()
-        status = folder.stat()
+        path = pending.pop()
+        status = path.stat()
         key = (status.st_dev, status.st_ino)
-        if key in seen or (skip is not None and skip.exists() and folder.samefile(skip)):
+        if key in seen or (path != top and is_output(path, skip)):
             continue
         seen.add(key)
-        sizes, below = {}, []
-        with os.scandir(folder) as entries:
+        folder, below = Folder(path, {}, []), []
+        with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                try:
-                    if entry.is_dir():
-                        below.append(folder / entry.name)
-                    else:
-                        sizes[entry.name] = entry.stat().st_size
-                except OSError as error:
-                    if entry.name.lower().endswith(IMAGE_ENDINGS):
-                        path = os.path.relpath(entry.path, top).replace(os.sep, "/")
-                        rejected.append(Rejection(path, "missing", error.strerror or str(error)))
+                if is_folder(entry):
+                    below.append(path / entry.name)
+                else:
+                    add_file(folder, entry)
+        folder.bad.sort()
         pending += sorted(below, reverse=True)
-        yield folder, sorted(sizes), sizes
+        yield folder
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder; a link that leads round in a ring is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def add_file(folder: Folder, entry: os.DirEntry) -> None:
+    """Note a file of a folder."""
+    is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if is_image:
+            folder.bad.append((entry.name, "missing", error.strerror or str(error)))
+        return
+    if stat.S_ISREG(status.st_mode):
+        folder.sizes[entry.name] = status.st_size
+    elif is_image:
+        folder.bad.append((entry.name, "unreadable", IRREGULAR))
+
+
+def is_output(folder: Path, out: Path | None) -> bool:
+    """Whether a folder is the one to write to, or an earlier preparation's."""
+    return is_prepared(folder) or (out is not None and out.exists() and folder.samefile(out))
 
 
 def texts_beside(
-    folder: str, stem: str, name: str, names: dict[str, int] | set[str]
+    folder: str, name: str, names: Collection[str]
 ) -> tuple[tuple[str, FilePlace], ...]:
     """The text files of an image: a.txt of a.jpg, or a.jpg.txt."""
     return tuple(
-        (ending, FilePlace(os.path.join(folder, start + ending)))
-        for start in dict.fromkeys((stem, name))
+        (ending, FilePlace(os.path.join(folder, start + own)))
+        for start in dict.fromkeys((os.path.splitext(name)[0], name))
         for ending in TEXT_ENDINGS
-        if start + ending in names
+        for own in [e for e in (ending, ending.upper()) if start + e in names][:1]
     )
-
-
-def join(listing: Listing, root: Path, tables: list[Path]) -> None:
-    """Give images what the tables say of them."""
-    items = {item.path: item for item in listing.items}
-    known = set()
-    for table in tables:
-        base = os.path.relpath(table.parent, root).replace(os.sep, "/")
-        for row in read_rows(table):
-            path = posixpath.normpath(posixpath.join(base, row.file.replace("\\", "/")))
-            if path not in items:
-                detail = f"named in {table.name}"
-                listing.rejected.append(Rejection(path, "missing", detail))
-                continue
-            known.add(path)
-            fill(items[path], row)
-    if not known and items:
-        raise UserError(
-            f"{tables[0]} must name images of its folder, got none that is there. "
-            "file_name is relative to the table's folder."
-        )
-    if unnamed := len(items) - len(known):
-        first = next(path for path in items if path not in known)
-        listing.notes.append(f"no metadata row: {unnamed:,} images, kept, the first {first}")
-
-
-def fill(item: Item, row: Row) -> None:
-    """Give an image what a row says of it."""
-    item.captions += row.captions
-    item.class_name, item.label, item.metadata = row.class_name, row.label, row.metadata

@@ -6,16 +6,17 @@ from typing import Literal
 
 from pixelhdm.data.prepare.classes import Labels, give_labels
 from pixelhdm.data.prepare.items import IMAGE_ENDINGS, Listing
-from pixelhdm.data.prepare.readers import tars
+from pixelhdm.data.prepare.labels import read_labels
+from pixelhdm.data.prepare.readers import tar_files, tars
 from pixelhdm.data.prepare.readers.arrays import find_cifar, find_mnist, list_cifar, list_mnist
-from pixelhdm.data.prepare.readers.folder import list_folder
+from pixelhdm.data.prepare.readers.folder import is_output, list_folder
+from pixelhdm.data.prepare.readers.join import SPLITS
 from pixelhdm.data.prepare.readers.list_file import ENDINGS as LIST_ENDINGS
 from pixelhdm.data.prepare.readers.list_file import list_file
 from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 
 Split = Literal["train", "val"]
-SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
 def list_source(
@@ -37,8 +38,10 @@ def list_source(
     if not listing.items and not listing.rejected:
         raise UserError(
             f"source must hold images ({', '.join(IMAGE_ENDINGS)}), tars or MNIST's or CIFAR-10's "
-            f"files, got {source}, which has none."
+            f"files, got {source}, which has none.{tar_files.deeper(source)}"
         )
+    if labels == "auto":
+        read_labels(listing.items)
     give_labels(listing, labels)
     return listing
 
@@ -48,7 +51,7 @@ def read_source(source: str, split: Split, out: Path | None, unpacked: Path) -> 
     path = Path(source)
     if path.is_dir():
         return read_folder(path, split, out, unpacked)
-    if path.is_file() and path.suffix in LIST_ENDINGS:
+    if path.is_file() and path.suffix.lower() in LIST_ENDINGS:
         check_no_split(split, source)
         return list_file(path)
     if path.suffix.lower() in IMAGE_ENDINGS:
@@ -56,7 +59,7 @@ def read_source(source: str, split: Split, out: Path | None, unpacked: Path) -> 
     if "://" not in source and not ({"{", "*"} & set(source) or path.exists()):
         raise UserError(f"source must be there, got {source}, which is not.")
     check_no_split(split, source)
-    return tars.list_tars(tars.tars_of(source), Storage(), unpacked)
+    return tars.list_tars(tar_files.tars_of(source), Storage(), unpacked)
 
 
 def read_folder(path: Path, split: Split, out: Path | None, unpacked: Path) -> Listing:
@@ -65,8 +68,9 @@ def read_folder(path: Path, split: Split, out: Path | None, unpacked: Path) -> L
         return list_mnist(folder, split)
     if folder := find_cifar(path):
         return list_cifar(folder, split)
-    names = [entry.name for entry in os.scandir(path) if not entry.name.startswith(".")]
-    below = {name for name in names if (path / name).is_dir()}
+    names = sorted(name for name in os.listdir(path) if not name.startswith("."))
+    folders = [name for name in names if (path / name).is_dir()]
+    below = {name for name in folders if not is_output(path / name, out)}
     if below & {"train", "val"} and below <= SPLITS and not any(map(is_image, names)):
         if split not in below:
             raise UserError(
@@ -77,8 +81,8 @@ def read_folder(path: Path, split: Split, out: Path | None, unpacked: Path) -> L
         listing.kind += f", its split {split}"
         return listing
     check_no_split(split, str(path))
-    if any(name.endswith(tars.ENDINGS) for name in names) and not any(map(is_image, names)):
-        return tars.list_tars(tars.tars_of(str(path)), Storage(), unpacked)
+    if any(name.endswith(tar_files.ENDINGS) for name in names) and not any(map(is_image, names)):
+        return tars.list_tars(tar_files.tars_of(str(path)), Storage(), unpacked)
     return list_folder(path, "", out)
 
 
