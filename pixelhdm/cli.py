@@ -345,7 +345,8 @@ def main() -> None:
         path = error.filename2 or error.filename
         sys.exit(f"error: {path} must be usable as a file or folder: {error.strerror}.")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # at once: threads may still wait for a server
     except Interrupted as stop:
         if rank_zero_only.rank == 0:
             print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)

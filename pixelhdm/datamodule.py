@@ -69,12 +69,15 @@ class PixelHDMDataModule(LightningDataModule):
         check_at_least(1, image_size=image_size, batch_size=batch_size)
         check_at_least(1, batch_tokens=1 if batch_tokens is None else batch_tokens)
         check_at_least(0, num_workers=num_workers, seed=seed or 0)
+        if (seed or 0) >= 2**63:
+            raise UserError(f"seed must be below 2^63, got {seed}.")
         self.image_size, self.batch_size, self.draw = image_size, batch_size, draw
         self.sources = {"train": train, "val": val}
         self.buckets = buckets or Buckets.square(image_size)
         self.batch_tokens, self.sampler, self.seed = batch_tokens, sampler, seed or 0
         self.num_workers, self.executor = num_workers, executor
         self.bucketed: dict[str, Bucketed] = {}
+        self.num_images: dict[str, int] = {}
         self.loader: EpochLoader | None = None
         self.restored: dict[str, Any] | None = None
         self.changed_part = False
@@ -123,6 +126,8 @@ class PixelHDMDataModule(LightningDataModule):
             check_at_least(1, accumulate_grad_batches=self.trainer.accumulate_grad_batches)
         self.bucketed = {name: self.opened(name) for name in self.used(stage)}
         sources = [data.source for data in self.bucketed.values()]
+        if len({type(source.empty) for source in sources}) > 1:
+            raise UserError("train and val must both have classes or both captions, got one each.")
         if len(sources) == 2 and sources[0].classes != sources[1].classes:
             raise UserError(
                 "train and val must have the same classes in the same order, got "
@@ -155,6 +160,10 @@ class PixelHDMDataModule(LightningDataModule):
     ) -> None:
         """Say what training will see; raise where that is nothing."""
         world = self.trainer.world_size
+        rows = source.rows(assignment.bucket, self.seed, 0)
+        if rows is not None:  # what an epoch shows of them
+            seen = rows % len(source)
+            sizes, assignment = sizes[seen], Assignment(*(part[seen] for part in assignment))
         table = coverage_table(self.buckets, sizes, assignment, self.batch_sizes(), world)
         rank_zero_info("\n".join([f"Images of data.{name}:", *table, *source.problems()]))
         if (assignment.bucket == DROPPED).all():
@@ -174,7 +183,9 @@ class PixelHDMDataModule(LightningDataModule):
         )
         accumulate = trainer.accumulate_grad_batches
         data, sizes = self.bucketed[name], self.batch_sizes()
-        return EpochLoader(data, sizes, sampler, seed, endless, sharing, accumulate)
+        loader = EpochLoader(data, sizes, sampler, seed, endless, sharing, accumulate)
+        self.num_images[name] = loader.num_images
+        return loader
 
     def train_dataloader(self) -> EpochLoader:
         earlier, self.loader = self.loader, self.training_loader()
@@ -185,6 +196,11 @@ class PixelHDMDataModule(LightningDataModule):
             self.check_restored(self.restored, self.loader)
             self.changed_part = self.restored[PART] != self.part
             self.go_to(self.restored, self.loader)
+            if self.restored["images per batch"] != self.loader.slots.tolist():
+                rank_zero_info(
+                    f"The batches are of other sizes than the checkpoint's: what is left of epoch "
+                    f"{self.loader.epoch} is planned anew, each image that is left once."
+                )
             if self.restored["decoders"] != DECODERS:
                 rank_zero_info(
                     f"Images are decoded by {DECODERS}, the checkpoint's were by "
@@ -270,10 +286,6 @@ class PixelHDMDataModule(LightningDataModule):
         if state["images per batch"] != loader.slots.tolist():
             history.append((state["images per batch"], step))
             step = 0
-            rank_zero_info(
-                f"The batches are of other sizes than the checkpoint's: what is left of epoch "
-                f"{state['epoch']} is planned anew, each image that is left once."
-            )
         loader.restore(state["epoch"], step, history)
 
     def regroup(self, checkpoint: dict[str, Any]) -> None:
@@ -296,10 +308,11 @@ class PixelHDMDataModule(LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """What a position is only valid for."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.sampler).items())
         return {
             "data": self.bucketed["train"].source.fingerprint(),
-            "buckets": self.buckets.digest(),
-            "sampler": repr(self.sampler),
+            "buckets": self.buckets.described(),
+            "sampler": f"{type(self.sampler).__name__}({settings})",
             "seed": self.seed,
         }
 

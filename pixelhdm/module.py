@@ -178,6 +178,7 @@ class PixelHDMModule(LightningModule):
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_whole(checkpoint, source)
+            mend_progress(checkpoint)
             self.trainer.datamodule.regroup(checkpoint)
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
             self.resumed_schedule = checkpoint["training"]["schedule"]
@@ -377,6 +378,14 @@ class PixelHDMModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Drawn:
         return self.draw(batch["condition"], batch["seed"], *self.trainer.datamodule.draw_size)
+
+
+def mend_progress(checkpoint: dict[str, Any]) -> None:
+    """Count the open epoch as begun: a run that Lightning resumed at an epoch's end does not, and
+    the next resume would take that epoch for done.
+    """
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    epochs |= dict.fromkeys(("ready", "started"), epochs["completed"] + 1)
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:

@@ -4,10 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed
+
+GRACE = 60.0  # seconds
 
 
 def are_several() -> bool:
@@ -27,10 +30,20 @@ def gather_objects(own: Any) -> list[Any]:
 def start_helper() -> None:
     """Make this process a helper of the one that started it: on one thread, deaf to Ctrl-C, which
     the other answers, and gone when that is, even when it was killed.
+
+    A SIGTERM ends it a while later: one to a whole group asks the other process to save first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_later)
     torch.set_num_threads(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_later(signum: int, frame: FrameType | None) -> None:
+    """Signal handler: end this process after a while, if it still runs then."""
+    timer = threading.Timer(GRACE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def end_with_parent() -> None:

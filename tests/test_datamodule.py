@@ -1,10 +1,13 @@
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from pixelhdm.data.buckets import Buckets
 from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.samplers import Plan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from tests.stubs import Numbers, Sized
@@ -176,6 +179,33 @@ def test_other_decoders_are_told_of(caplog):
     again.load_state_dict(state | {"decoders": "torchvision 0.1 and Pillow 2"})
     again.train_dataloader()
     assert "the checkpoint's were by torchvision 0.1 and Pillow 2: pixels may" in caplog.text
+
+
+def test_shapes_are_all_that_training_can_meet():
+    module = PixelHDMDataModule(
+        2, 4, ClassDraws(1), buckets=Buckets(sizes=[(2, 4), (2, 2)]), batch_tokens=16
+    )
+    module.trainer = data().trainer
+    assert module.shapes == [(2, 2, 4), (4, 2, 2)]
+    module.batch_tokens = 7
+    with pytest.raises(UserError, match="largest bucket, which has 8 patches, got 7"):
+        module.batch_sizes()
+
+
+def test_a_samplers_settings_are_its_identity():
+    class Backwards(Plan):
+        def __init__(self, start: int):
+            self.start = start
+
+        def order(self, shard, num: int, seed: int, epoch: int):
+            return np.arange(num)[::-1].copy()
+
+    found = []
+    for start in (1, 1, 2):
+        module = data()
+        module.sampler = Backwards(start)
+        found.append(module.identity()["sampler"])
+    assert found == ["Backwards(start=1)", "Backwards(start=1)", "Backwards(start=2)"]
 
 
 def test_processes_must_see_the_same_data(monkeypatch):

@@ -24,7 +24,7 @@ class BadSamples(Callback):
 
     Args:
         max_bad_fraction: share of an epoch's images that may be bad, 0 … 1.
-        max_in_a_row: number of bad images in a row, of one process, that ends the run.
+        max_in_a_row: number of bad images in a row, in batches of one process without a good one.
         check_every_n_batches: how often the processes tell each other.
     """
 
@@ -63,10 +63,8 @@ class BadSamples(Callback):
     def note(self, split: str, batch: dict[str, Any]) -> None:
         """Remember the bad samples of a batch."""
         self.found += [{"split": split, **entry} for entry in batch["bad"]]
-        if batch["bad"] and not batch["weight"].any():
-            self.in_a_row += len(batch["bad"])
-        else:
-            self.in_a_row = len(batch["bad"])
+        is_all_bad = bool(batch["bad"]) and not batch["weight"].any()
+        self.in_a_row = self.in_a_row + len(batch["bad"]) if is_all_bad else 0
         self.longest = max(self.longest, self.in_a_row)
 
     # State ----------------------------------------------------------------------------------------
@@ -112,24 +110,25 @@ class BadSamples(Callback):
         found = [entry for part, _ in parts for entry in part]
         longest, self.longest = max(number for _, number in parts), 0
         self.write(trainer, found)
-        if longest >= self.max_in_a_row:
+        if longest > self.max_in_a_row:
             raise UserError(
                 f"no more than {self.max_in_a_row} images in a row may be bad, got {longest}. "
-                f"{self.remedy(trainer)}"
+                f"{self.remedy(trainer, 'max_in_a_row')}"
             )
-        bad, num_images = self.bad[split], len(trainer.datamodule.bucketed[split].source)
+        bad, num_images = self.bad[split], trainer.datamodule.num_images[split]
         if bad > self.max_bad_fraction * num_images:
             raise UserError(
                 f"at most {self.max_bad_fraction:.2%} of an epoch's images may be bad, got "
-                f"{bad} of {num_images} in data.{split}. {self.remedy(trainer)}"
+                f"{bad} of {num_images} in data.{split}. "
+                f"{self.remedy(trainer, 'max_bad_fraction')}"
             )
 
     def write(self, trainer: Trainer, found: list[dict[str, Any]]) -> None:
         """Append samples to the run's file and count them."""
         for entry in found:
-            if entry["split"] == "train" and entry["epoch"] != self.epoch:
+            if entry["split"] == "train" and entry["epoch"] > self.epoch:
                 self.epoch, self.bad["train"] = entry["epoch"], 0
-            self.bad[entry["split"]] += 1
+            self.bad[entry["split"]] += entry["split"] == "val" or entry["epoch"] == self.epoch
         if not found or not trainer.is_global_zero:
             return
         file = Path(trainer.default_root_dir) / FILE
@@ -138,10 +137,10 @@ class BadSamples(Callback):
         told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
         rank_zero_info(f"Bad samples, of weight 0: {told}; named in {file}.")
 
-    def remedy(self, trainer: Trainer) -> str:
+    def remedy(self, trainer: Trainer, setting: str) -> str:
         """Where to look and what to do."""
         file = Path(trainer.default_root_dir) / FILE
         return (
-            f"{file} names them: mend the shards, or raise bad_samples.max_bad_fraction, and go on "
-            "with --ckpt_path last."
+            f"{file} names them: mend the shards, or raise bad_samples.{setting}, and go on with "
+            "--ckpt_path last."
         )

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor as Futures
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -122,8 +123,8 @@ def load_batch(source: ImageSource, slots: Slots, pin: bool = False) -> Batch:
 def by_threads(
     source: ImageSource, parts: Iterator[Slots], num_workers: int, pin: bool
 ) -> Iterator[tuple[Slots, Batch]]:
-    """Keep twice as many samples as threads in work beyond the next batch, and one batch at
-    least.
+    """Keep twice as many samples as threads in work beyond the next batch, one batch at least and
+    no more than twice as many batches as threads.
     """
     waiting: deque[tuple[Filling, list[Future]]] = deque()
 
@@ -133,18 +134,22 @@ def by_threads(
             future.result()
         return filling.slots, filling.batch()
 
+    def is_enough() -> bool:
+        samples = sum(len(later) for _, later in list(waiting)[1:])
+        return samples >= 2 * num_workers or len(waiting) > 2 * num_workers
+
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
     try:
         for slots in parts:
             filling = Filling(source, slots, pin)
             futures = [pool.submit(filling.fill, slot) for slot in range(len(slots.index))]
             waiting.append((filling, futures))
-            while sum(len(later) for _, later in list(waiting)[1:]) >= 2 * num_workers:
+            while is_enough():
                 yield finished()
         while waiting:
             yield finished()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        close(pool)
 
 
 def by_processes(
@@ -180,7 +185,14 @@ def by_processes(
             "a lack of memory as a rule. Set data.num_workers lower, or data.executor to thread."
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        close(pool)
+
+
+def close(pool: Futures) -> None:
+    """Let a pool end by itself: a read may wait for a server, and a generator that was left alone
+    is closed wherever garbage is collected, where waiting for a thread can be waiting for itself.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 adopted: list[ImageSource] = []

@@ -114,6 +114,15 @@ class Buckets:
         """Whether every image goes to the one bucket, whatever its size."""
         return len(self.table) == 1 and math.isinf(self.max_upscale)
 
+    def described(self) -> str:
+        """The table and the rule for a person; differs when either does."""
+        sizes = ["{}x{}".format(*size) for size in self.table]
+        table = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes {sizes[0]} … {sizes[-1]}"
+        return (
+            f"{table} with max_upscale {self.max_upscale:g}, max_crop {self.max_crop:g}, too_small "
+            f"{self.too_small} ({self.digest()})"
+        )
+
     def digest(self) -> str:
         """A short text that differs when the table or the rule does."""
         rule = asdict(self) | {"table": self.table}

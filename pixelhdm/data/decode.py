@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize
 
 JPEG = b"\xff\xd8\xff"
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag; its values that exchange width and height
-DECODERS = f"torchvision {torchvision.__version__} and Pillow {PIL.__version__}"
+DECODERS = f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
 PIXELS = UInt8[np.ndarray, "H W 3"]
 
 

@@ -72,6 +72,7 @@ class EpochLoader:
             a whole epoch unless it takes a part alone.
         history: what was given out of this epoch in batches of other sizes: those, and how many.
         asked: when the latest batch was asked for, in seconds of time.perf_counter.
+        num_images: images of an epoch.
         given: when it was given out; training waited for it from `asked` to `given`.
     """
 
@@ -96,6 +97,7 @@ class EpochLoader:
         bucket = self.in_order(epoch=0)[1]
         in_buckets = np.bincount(bucket, minlength=len(self.slots))
         self.length = int((-(-in_buckets // self.slots)).sum())
+        self.num_images = len(bucket)
         self.trainer_epoch = self.length
         self.asked = self.given = 0.0
 

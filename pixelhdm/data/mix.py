@@ -1,5 +1,7 @@
 """Several sources as one."""
 
+import math
+
 import numpy as np
 from jaxtyping import Int16, Int64, Integer, UInt16
 
@@ -24,10 +26,15 @@ class Mix(ImageSource):
     def __init__(self, sources: list[ImageSource], weights: list[float] | None = None):
         self.sources = sources
         self.weights = [1.0] * len(sources) if weights is None else weights
-        if not sources or len(self.weights) != len(sources) or min(self.weights) <= 0:
+        good = all(0 < weight < math.inf for weight in self.weights)  # nan is none of them
+        if not sources or len(self.weights) != len(sources) or not good:
             raise UserError(
                 f"weights must be one number above 0 for each of the {len(sources)} sources, of "
                 f"which there must be some, got {self.weights}."
+            )
+        if any(isinstance(source, Mix) for source in sources):
+            raise UserError(
+                "sources of a Mix must not be a Mix, got one. Give its sources instead."
             )
         if len({type(source.empty) for source in sources}) > 1:
             raise UserError(

@@ -43,8 +43,7 @@ def run(folder, bad=(), val_bad=(), callback=None, ckpt_path=None, **flags) -> t
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        **({"max_epochs": 2} | flags),
+        **({"max_epochs": 2, "num_sanity_val_steps": 0} | flags),
     )
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     file = folder / FILE
@@ -95,8 +94,14 @@ def test_the_share_is_one_of_an_epoch(tmp_path):
 
 def test_too_many_in_a_row_end_the_run(tmp_path):
     callback = BadSamples(1.0, max_in_a_row=9, check_every_n_batches=3)
-    with pytest.raises(UserError, match="no more than 9 images in a row may be bad, got 12"):
+    words = "no more than 9 images in a row may be bad, got 12.* raise bad_samples.max_in_a_row"
+    with pytest.raises(UserError, match=words):
         run(tmp_path, bad=tuple(range(NUM)), callback=callback)
+
+
+def test_bad_samples_among_good_ones_are_not_in_a_row(tmp_path):
+    callback = BadSamples(1.0, max_in_a_row=1, check_every_n_batches=3)
+    run(tmp_path, bad=(1, 2, 3, 4, 5), callback=callback, max_epochs=1, num_sanity_val_steps=0)
 
 
 def test_a_resumed_run_goes_on_counting_and_names_samples_once(tmp_path):

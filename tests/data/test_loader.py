@@ -114,7 +114,9 @@ def test_threads_change_nothing_and_end(threads):
     own = set(threading.enumerate()) - before
     assert own
     first.close()
-    assert not any(thread.is_alive() for thread in own)
+    for thread in own:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -303,3 +305,14 @@ def test_the_executor_changes_nothing(executor):
     ahead = of_buckets([4, 3, 2], num_workers=2, executor=executor)
     assert_same(take(ahead, 14), plain)
     ahead.close()
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_a_process_that_never_gets_an_image_keeps_in_step(executor):
+    """Eight slots for each of two processes, six images: the second has none, for ever."""
+    sharing = Sharing(1, 2, num_workers=2, executor=executor)
+    of = EpochLoader(bucketed(Numbers(6)), [8], RandomPlan(), 0, True, sharing)
+    batches = take(of, 5)
+    of.close()
+    assert all(not batch["weight"].any() for batch in batches)
+    assert [tuple(batch["image"].shape) for batch in batches] == [(8, 2, 2, 3)] * 5

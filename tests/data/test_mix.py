@@ -79,10 +79,17 @@ def test_fingerprint_has_the_weights():
     assert mixed((5, 1.0), (7, 0.5)).fingerprint() == "1 numbers-5 + 0.5 numbers-7"
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], []])
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [], [1.0, float("nan")], [1.0, float("inf")]]
+)
 def test_wrong_weights(weights):
     with pytest.raises(UserError, match="weights must be one number above 0 for each of the 2"):
         Mix([Numbers(3), Numbers(4)], weights)
+
+
+def test_a_mix_holds_no_mix():
+    with pytest.raises(UserError, match="must not be a Mix, got one"):
+        Mix([Numbers(3), Mix([Numbers(4)], [3.0])])
 
 
 def test_classes_and_captions_do_not_mix():

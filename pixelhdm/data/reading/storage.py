@@ -1,6 +1,7 @@
 """Shards wherever they lie: names of them, and exact bytes out of them."""
 
 import glob
+import json
 import os
 import random
 import time
@@ -163,10 +164,22 @@ def shards_of(path: str, storage: Storage) -> list[str]:
 def local_shards(name: str) -> list[str]:
     """The tars that a local folder, glob or name stands for."""
     if os.path.isdir(name):
-        return chosen(name, glob.glob(os.path.join(glob.escape(name), "*")))
+        found = glob.glob(os.path.join(glob.escape(name), "*"))
+        return sorted({*chosen(name, found), *(os.path.join(name, one) for one in listed(name))})
     if glob.has_magic(name) and not os.path.exists(name):
         return chosen(name, glob.glob(name, recursive=True))
     return [checked(name, name)]
+
+
+def listed(folder: str) -> list[str]:
+    """The shards that a folder's dataset.json lists: one that is gone is missed by its name."""
+    try:
+        with open(os.path.join(folder, "dataset.json"), encoding="utf-8") as file:
+            names = json.load(file)["shards"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # there is none, or it is another program's
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return [name for name in names if name.endswith(TAR)] if are_names else []
 
 
 def remote_shards(name: str, storage: Storage) -> list[str]:
