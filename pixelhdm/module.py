@@ -11,6 +11,7 @@ import torch.distributed
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -178,7 +179,6 @@ class PixelHDMModule(LightningModule):
         source = str(self.trainer.ckpt_path)
         if self.trainer.state.fn == "fit":
             check_whole(checkpoint, source)
-            mend_progress(checkpoint)
             self.trainer.datamodule.regroup(checkpoint)
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
             self.resumed_schedule = checkpoint["training"]["schedule"]
@@ -197,6 +197,7 @@ class PixelHDMModule(LightningModule):
         self.loss.start(self.device)
 
     def on_train_start(self) -> None:
+        mend_progress(self.trainer.fit_loop)
         total = self.trainer.estimated_stepping_batches
         self.total_steps = None if math.isinf(total) else int(total)
         if self.resumed_schedule is not None:
@@ -380,12 +381,15 @@ class PixelHDMModule(LightningModule):
         return self.draw(batch["condition"], batch["seed"], *self.trainer.datamodule.draw_size)
 
 
-def mend_progress(checkpoint: dict[str, Any]) -> None:
-    """Count the open epoch as begun: a run that Lightning resumed at an epoch's end does not, and
-    the next resume would take that epoch for done.
+def mend_progress(loop: _FitLoop) -> None:
+    """Count an epoch as begun that a run goes on with after the end of the one before.
+
+    Lightning counts that one as done then and forgets to count the new one, which the next resume
+    would take for a finished epoch.
     """
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-    epochs |= dict.fromkeys(("ready", "started"), epochs["completed"] + 1)
+    for counts in (loop.epoch_progress.current, loop.epoch_progress.total):
+        if loop.restarted_mid_epoch and counts.ready == counts.completed:
+            counts.ready = counts.started = counts.completed + 1
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:

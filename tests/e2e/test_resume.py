@@ -11,7 +11,16 @@ import pytest
 import torch
 import yaml
 
-from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, differences, finish, start, watched
+from tests.e2e.conftest import (
+    QUICK,
+    QUICKSTART,
+    ROOT,
+    checkpoint,
+    differences,
+    finish,
+    start,
+    watched,
+)
 
 LONG = [
     *QUICKSTART,
@@ -244,3 +253,38 @@ def test_new_run_refuses_the_folder_of_an_old_one(run):
     ):
         run("fit", *QUICKSTART)
     assert Path("runs/quickstart/config.yaml").stat().st_mtime_ns == before
+
+
+BY_EPOCHS = [*QUICK, "--data.batch_size=400", "--trainer.max_steps=-1"]  # five batches an epoch
+
+
+def training_differences(folder: str, step: int) -> list[str]:
+    """Where a run's checkpoint differs from the whole run's; beartype draws from Python's random
+    numbers in tests.
+    """
+    found = differences(checkpoint("whole", step), checkpoint(folder, step))
+    return [name for name in found if "RandomState" not in name]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_epochs_stay_those_of_the_data_over_resumes_at_their_ends(run, accumulate):
+    flags = ["--checkpoint.every_n_steps=1", f"--trainer.accumulate_grad_batches={accumulate}"]
+    steps = -(-5 // accumulate)
+    run("fit", *BY_EPOCHS, *flags, "--trainer.max_epochs=3", "--trainer.default_root_dir=whole")
+    for epochs in (1, 2, 3):
+        again = ["--ckpt_path=last"] if epochs > 1 else []
+        run("fit", *BY_EPOCHS, *flags, f"--trainer.max_epochs={epochs}", *again)
+    files = sorted(Path("runs/quickstart/checkpoints").iterdir())
+    assert len(files) == 3 * steps
+    assert training_differences("runs/quickstart", 3 * steps) == []
+
+
+def test_two_resumes_within_an_epoch_after_one_at_its_end(run):
+    flags = ["--checkpoint.every_n_steps=1", "--trainer.max_epochs=3"]
+    run("fit", *BY_EPOCHS, *flags, "--trainer.default_root_dir=whole")
+    run("fit", *BY_EPOCHS, "--trainer.max_epochs=1")
+    run("fit", *BY_EPOCHS, *flags, "--ckpt_path=last")
+    for step in (7, 9):  # as if killed there
+        at = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
+        run("fit", *BY_EPOCHS, *flags, at, f"--trainer.default_root_dir=from{step}")
+        assert training_differences(f"from{step}", 15) == []
