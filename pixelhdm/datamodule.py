@@ -16,7 +16,7 @@ from pixelhdm.data.draws import ClassDraws, DrawLoader
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
 from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
 from pixelhdm.data.source import ImageSource
-from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.processes import gather_objects
 
 HOST_SIDE = ("seed", "index")
@@ -69,6 +69,7 @@ class PixelHDMDataModule(LightningDataModule):
         check_at_least(1, image_size=image_size, batch_size=batch_size)
         check_at_least(1, batch_tokens=1 if batch_tokens is None else batch_tokens)
         check_at_least(0, num_workers=num_workers, seed=seed or 0)
+        check_one_of(Executor, executor=executor)
         if (seed or 0) >= 2**63:
             raise UserError(f"seed must be below 2^63, got {seed}.")
         self.image_size, self.batch_size, self.draw = image_size, batch_size, draw

@@ -11,7 +11,12 @@ import pytest
 from pixelhdm.errors import UserError, check_one_of
 
 CODE = """
+from functools import partial
+
+from pixelhdm.data.buckets import Buckets
 from pixelhdm.data.digits import Digits
+from pixelhdm.data.image_folder import ImageFolder
+from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
@@ -20,7 +25,9 @@ from pixelhdm.training.losses.repa import RepaLoss
 
 for cls, name in (
     (PixelHDM, "grad_checkpoint"), (PixelHDM, "pixel_modulation"), (FlowMatching, "prediction"),
-    (DINOv3, "library"), (Digits, "split"), (RepaLoss, "projector"), (RepaLoss, "resize"),
+    (DINOv3, "library"), (Digits, "split"), (Buckets, "too_small"),
+    (partial(Shards, ""), "condition"), (partial(ImageFolder, ""), "crop"),
+    (RepaLoss, "projector"), (RepaLoss, "resize"),
 ):
     try:
         cls(**({"teacher": DINOv3()} if cls is RepaLoss else {}), **{name: "ful"})
@@ -46,6 +53,9 @@ def test_constructors_know_their_choices():
         "prediction must be one of v, x, got ful.",
         "library must be one of transformers, timm, got ful.",
         "split must be one of train, val, got ful.",
+        "too_small must be one of drop, upscale, error, got ful.",
+        "condition must be one of class, caption, none, got ful.",
+        "crop must be one of center, random, got ful.",
         "projector must be one of mlp, conv, got ful.",
         "resize must be one of teacher, student, got ful.",
     ]

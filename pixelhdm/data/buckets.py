@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int16, UInt16
 
-from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.errors import UserError, check_at_least, check_one_of
 
 TooSmall = Literal["drop", "upscale", "error"]
 DROPPED = -1
@@ -65,6 +65,7 @@ class Buckets:
 
     def __post_init__(self) -> None:
         check_at_least(1, min_side=self.min_side, step=self.step)
+        check_one_of(TooSmall, too_small=self.too_small)
         if not self.max_upscale > 0:
             raise UserError(f"max_upscale must be above 0, got {self.max_upscale}.")
         if not 0 <= self.max_crop <= 1:

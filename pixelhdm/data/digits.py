@@ -9,7 +9,7 @@ import numpy as np
 
 from pixelhdm.data.prepare.prepare import prepare
 from pixelhdm.data.shards import Shards
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.files import replacing
 
 Split = Literal["train", "val"]
@@ -30,6 +30,7 @@ class Digits(Shards):
     """
 
     def __init__(self, folder: str = "data/digits", split: Split = "train"):
+        check_one_of(Split, split=split)
         super().__init__(f"{folder}/{split}")
         self.folder, self.split = Path(folder), split
 

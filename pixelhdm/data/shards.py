@@ -13,7 +13,7 @@ from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.reading.storage import ReadError, Storage
 from pixelhdm.data.source import BadSample, ImageSource, Record
 from pixelhdm.data.views import Crop, View
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
 
 Condition = Literal["class", "caption", "none"]
 NEAR = 65536  # bytes between image and text over which one read takes both
@@ -48,6 +48,7 @@ class Shards(ImageSource):
         storage: Storage = Storage(),
         index_folder: str | None = None,
     ):
+        check_one_of(Condition, condition=condition)
         self.path, self.condition, self.view = path, condition, View(flip_prob, crop)
         self.storage, self.index_folder = storage, index_folder
         self.empty = "" if condition == "caption" else 0

@@ -8,7 +8,7 @@ from jaxtyping import Float64, UInt8
 
 from pixelhdm.data.decode import cover, decode
 from pixelhdm.data.source import BadSample
-from pixelhdm.errors import UserError, one_line
+from pixelhdm.errors import UserError, check_one_of, one_line
 
 Crop = Literal["center", "random"]
 
@@ -27,6 +27,7 @@ class View:
     crop: Crop = "center"
 
     def __post_init__(self) -> None:
+        check_one_of(Crop, crop=self.crop)
         if not 0 <= self.flip_prob <= 1:
             raise UserError(f"flip_prob must lie in 0 … 1, got {self.flip_prob}.")
 

@@ -341,8 +341,8 @@ def test_other_data_buckets_order_or_seed_are_refused(whole, config, shards, run
     resumed = [*config, f"--ckpt_path={saved(whole / 'run', 5)}"]
     for flag, name, values in (
         (f"--data.train.path={tmp_path / 'shards'}", "data", r"shards-\w+ where .* shards-\w+"),
-        ("--data.buckets.sizes=[[8,8],[8,12]]", "buckets", r"\w+ where .* \w+"),
-        ("--data.buckets.max_crop=0.2", "buckets", r"\w+ where .* \w+"),
+        ("--data.buckets.sizes=[[8,8],[8,12]]", "buckets", r"2 sizes 8x12 … 8x8 .* has 3 sizes .*"),
+        ("--data.buckets.max_crop=0.2", "buckets", r".* max_crop 0.2, .* max_crop 0.08, .*"),
         (
             "--data.sampler=RandomPlan",
             "sampler",
