@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor as Futures
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -149,7 +148,9 @@ def by_threads(
         while waiting:
             yield finished()
     finally:
-        close(pool)
+        # Without waiting: a read may wait for a server, and a generator that was left alone is
+        # closed where garbage is collected, in a thread that might have to wait for itself.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def by_processes(
@@ -185,14 +186,7 @@ def by_processes(
             "a lack of memory as a rule. Set data.num_workers lower, or data.executor to thread."
         ) from error
     finally:
-        close(pool)
-
-
-def close(pool: Futures) -> None:
-    """Let a pool end by itself: a read may wait for a server, and a generator that was left alone
-    is closed wherever garbage is collected, where waiting for a thread can be waiting for itself.
-    """
-    pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 adopted: list[ImageSource] = []

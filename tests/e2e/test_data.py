@@ -82,7 +82,7 @@ class Life:
             self.processes.append(context.Process(target=command_line, args=call))
             self.processes[-1].start()
 
-    def end(self, code: int = 0, within: float = 60) -> str:
+    def end(self, code: int = 0, within: float = 120) -> str:
         """Wait for it; what it has printed."""
         deadline = time.monotonic() + within
         try:
