@@ -50,3 +50,10 @@ def end_with_parent() -> None:
     """End this process when the one that started it has ended."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -15,7 +15,7 @@ TEXTS = ("txt", "caption")
 LABEL, JSON = "cls", "json"
 LABEL_KEYS = ("label", "cls", "class")
 HEAD = 64 << 10  # bytes of an image in which its size nearly always stands
-MAX_SIDE = 2**16 - 1
+MAX_SIDE = 2**16 - 1  # the index holds 16 bits
 HAS_CAPTIONS = "has_captions"  # a fact of a JSON member
 
 Parts = dict[str, Member]  # of a sample, by extension

@@ -21,6 +21,7 @@ from pixelhdm.data.indexing.shard import index_shard
 from pixelhdm.data.indexing.sources import Job
 from pixelhdm.data.reading.storage import ReadError, Storage, expand, is_local
 from pixelhdm.errors import UserError, one_line
+from pixelhdm.processes import num_cores
 
 ABOUT = "dataset.json"
 ALONE = 1.0  # seconds of work that are done before helpers are worth their start
@@ -122,13 +123,6 @@ def helpers(jobs: list[Job]) -> Executor:
         # freezing spares each collection of garbage a walk over all that was forked
         return ProcessPoolExecutor(min(num_cores(), len(jobs)), context, gc.freeze)
     return ThreadPoolExecutor(min(NUM_THREADS, len(jobs)))
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def joined(

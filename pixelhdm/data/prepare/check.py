@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from pixelhdm.data.decode import Header, decode, read_header
+from pixelhdm.data.indexing.members import MAX_SIDE
 from pixelhdm.data.prepare.items import Item, Rejection
 from pixelhdm.data.prepare.texts import read_texts
 from pixelhdm.errors import one_line
 
 Reencode = Literal["jpeg", "webp"]
-MAX_SIDE = 65535  # the index holds 16 bits
 ENDING = {
     "JPEG": "jpg",
     "MPO": "jpg",  # a JPEG with more pictures behind the first: what many cameras write

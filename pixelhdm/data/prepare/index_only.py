@@ -15,11 +15,11 @@ from pixelhdm.data.prepare.classes import MOST_CLASSES
 from pixelhdm.data.prepare.earlier_index import Entries, earlier_about, earlier_files, merged
 from pixelhdm.data.prepare.items import TEXT_ENDINGS
 from pixelhdm.data.prepare.lock import room_in
-from pixelhdm.data.prepare.readers.tar_files import COMPRESSED, flaw, tars_of, unreadable
+from pixelhdm.data.prepare.readers.tar_files import flaw, tars_of, unreadable
 from pixelhdm.data.prepare.readers.tars import classes_beside
 from pixelhdm.data.prepare.shards import DATASET, write_json
 from pixelhdm.data.prepare.work import in_order
-from pixelhdm.data.reading.storage import ReadError, Storage, is_local
+from pixelhdm.data.reading.storage import COMPRESSED, ReadError, Storage, is_local
 from pixelhdm.errors import UserError
 
 

@@ -1,7 +1,6 @@
 """The command `prepare`: images of any source as shards to train on."""
 
 import inspect
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pixelhdm.data.prepare.settings import UNPACKED, VERSION, agree, check_folde
 from pixelhdm.data.prepare.shards import RECORDS
 from pixelhdm.data.prepare.verify import verify_folder
 from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.processes import num_cores
 
 
 def prepare(
@@ -82,7 +82,7 @@ def prepare(
     """
     check_at_least(1, min_side=min_side, quality=quality)
     check_at_least(0, seed=seed)
-    processes = cores() if num_processes is None else num_processes
+    processes = num_cores() if num_processes is None else num_processes
     check_at_least(1, num_processes=processes)
     if images_per_shard is not None:
         check_at_least(1, images_per_shard=images_per_shard)
@@ -160,11 +160,6 @@ def check_mode(
         raise UserError(f"out must be left out with index_only, got {out}.")
     if out is None and not (dry_run or index_only):
         raise UserError("out must be given, got none. Add --out with a folder for the shards.")
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def spelled_out(arguments: list[str]) -> list[str]:

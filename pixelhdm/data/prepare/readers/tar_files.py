@@ -9,11 +9,10 @@ from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
-from pixelhdm.data.reading.storage import ReadError, Storage, expand, is_local
+from pixelhdm.data.reading.storage import COMPRESSED, ReadError, Storage, expand, is_local
 from pixelhdm.errors import UserError, one_line
 from pixelhdm.files import replacing
 
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 ENDINGS = (".tar", *COMPRESSED)
 DEPTH = 3  # folders below a source in which tars are looked for, for a hint
 MAGIC = {b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ\0": ".tar.xz"}

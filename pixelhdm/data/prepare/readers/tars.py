@@ -31,8 +31,8 @@ from pixelhdm.data.prepare.items import (
 )
 from pixelhdm.data.prepare.labels import give_label, label_under, parsed_label
 from pixelhdm.data.prepare.readers.parquet import rows_beside
-from pixelhdm.data.prepare.readers.tar_files import COMPRESSED, flaw, unpack, unreadable
-from pixelhdm.data.reading.storage import ReadError, Storage
+from pixelhdm.data.prepare.readers.tar_files import flaw, unpack, unreadable
+from pixelhdm.data.reading.storage import COMPRESSED, ReadError, Storage
 from pixelhdm.errors import UserError
 
 URL = "url"  # where img2dataset had an image from
