@@ -18,6 +18,7 @@ from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError
+from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.training.flow import FlowMatching
@@ -27,6 +28,7 @@ for cls, name in (
     (PixelHDM, "grad_checkpoint"), (PixelHDM, "pixel_modulation"), (FlowMatching, "prediction"),
     (DINOv3, "library"), (Digits, "split"), (Buckets, "too_small"),
     (partial(Shards, ""), "condition"), (partial(ImageFolder, ""), "crop"),
+    (partial(Qwen3Conditioner, 8), "pooling"), (partial(Qwen3Conditioner, 8), "null"),
     (RepaLoss, "projector"), (RepaLoss, "resize"),
 ):
     try:
@@ -56,6 +58,8 @@ def test_constructors_know_their_choices():
         "too_small must be one of drop, upscale, error, got ful.",
         "condition must be one of class, caption, none, got ful.",
         "crop must be one of center, random, got ful.",
+        "pooling must be one of last, mean, got ful.",
+        "null must be one of learned, empty, got ful.",
         "projector must be one of mlp, conv, got ful.",
         "resize must be one of teacher, student, got ful.",
     ]

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from pixelhdm.errors import UserError
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.norm import RMSNorm
+from pixelhdm.models.packing import Packing, attend_packed
 from pixelhdm.models.rope import Rotation, rotate
 
 NORM_EPS = 1e-6
+Mask = Bool[Tensor, "B S"] | Packing | None
 
 
 class GatedAttention(nn.Module):
@@ -47,9 +49,9 @@ class GatedAttention(nn.Module):
         self,
         x: Float[Tensor, "B S D"],
         by: Rotation,
-        mask: Bool[Tensor, "B S"] | None = None,
+        mask: Mask = None,
     ) -> Float[Tensor, "B S D"]:
-        """Attend over all tokens, or over those where `mask` is true."""
+        """Attend over all tokens, or over those that are valid."""
         heads = rearrange(self.qkv(x), "b s (n d) -> b n s d", d=self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
@@ -62,15 +64,17 @@ def attend(
     q: Float[Tensor, "B heads S d"],
     k: Float[Tensor, "B kv S d"],
     v: Float[Tensor, "B kv S d"],
-    mask: Bool[Tensor, "B S"] | None,
+    mask: Mask,
 ) -> Float[Tensor, "B heads S d"]:
     """Scaled dot-product attention with fewer key/value heads than query heads.
 
     With a mask the keys and values are repeated, because no fused CUDA kernel takes both a mask and
-    groups.
+    groups. With a packing the device's variable-length kernel sees the valid tokens alone.
     """
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=k.shape[1] != q.shape[1])
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    if isinstance(mask, Packing):
+        return attend_packed(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b s -> b 1 1 s"))

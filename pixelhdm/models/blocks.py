@@ -4,11 +4,11 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelhdm.models.attention import NORM_EPS, GatedAttention
+from pixelhdm.models.attention import NORM_EPS, GatedAttention, Mask
 from pixelhdm.models.layers import SwiGLU
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.norm import RMSNorm, modulated_norm
@@ -49,7 +49,7 @@ class PatchBlock(nn.Module):
         x: Float[Tensor, "B S D"],
         c: Float[Tensor, "B D"],
         by: Rotation,
-        mask: Bool[Tensor, "B S"] | None = None,
+        mask: Mask = None,
     ) -> Float[Tensor, "B S D"]:
         a1, b1, g1, a2, b2, g2 = rearrange(
             self.modulation(F.silu(c)), "b (six d) -> six b 1 d", six=6

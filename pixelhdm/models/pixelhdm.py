@@ -17,6 +17,7 @@ from pixelhdm.models.layers import TimeEmbedding, init_linear, init_special, pat
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import Network, Prediction
 from pixelhdm.models.norm import RMSNorm
+from pixelhdm.models.packing import packed
 from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, token_positions
 
 GradCheckpoint = Literal["none", "pixel", "all"]
@@ -164,9 +165,9 @@ class PixelHDM(Network):
         length = context.tokens.shape[1]
         image = self.patch_embedding(patches)
         x = torch.cat([context.tokens.to(image.dtype), image], dim=1)
-        mask = (
-            None if context.mask is None else F.pad(context.mask, (0, image.shape[1]), value=True)
-        )
+        mask = context.mask
+        if mask is not None:
+            mask = packed(F.pad(mask, (0, image.shape[1]), value=True), x.dtype)
         text_at = token_positions(length, c.device).expand(len(c), -1, -1)
         positions = torch.cat(
             [text_at, self.grid_positions(height, width, context.num_valid)], dim=1

@@ -15,7 +15,7 @@ class Draws(NamedTuple):
     """Random numbers of a batch.
 
     Attributes:
-        null: uniform in [0, 1); below null_prob the condition is dropped.
+        null: uniform in [0, 1), on the CPU; below null_prob the condition is dropped.
         time: standard normal, made into t by the flow.
         noise: standard normal image.
     """
@@ -26,13 +26,19 @@ class Draws(NamedTuple):
 
 
 def draw(seeds: Int[Tensor, "B"], height: int, width: int, device: torch.device) -> Draws:
-    """Draw on `device` for each of `seeds`."""
-    generator = torch.Generator(device)
-    null, time = torch.empty(2, len(seeds), device=device, dtype=torch.float32)
+    """Draw on `device` for each of `seeds`; `null` on the CPU, where it decides which texts are
+    encoded.
+    """
+    host = torch.Generator()
+    generator = host if device.type == "cpu" else torch.Generator(device)
+    null = torch.empty(len(seeds), dtype=torch.float32)
+    time = torch.empty(len(seeds), device=device, dtype=torch.float32)
     noise = torch.empty(len(seeds), height, width, 3, device=device, dtype=torch.float32)
     for i, seed in enumerate(seeds.tolist()):
-        generator.manual_seed(seed)
-        null[i].uniform_(generator=generator)
+        host.manual_seed(seed)
+        null[i].uniform_(generator=host)
+        if generator is not host:
+            generator.manual_seed(seed)
         time[i].normal_(generator=generator)
         noise[i].normal_(generator=generator)
     return Draws(null, time, noise)

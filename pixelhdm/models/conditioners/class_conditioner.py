@@ -38,7 +38,7 @@ class ClassConditioner(Conditioner):
     ) -> Context:
         """Embed class numbers; `check` them first where they come from a person or from files."""
         if null is not None:
-            condition = torch.where(null, self.num_classes, condition)
+            condition = torch.where(null.to(condition.device), self.num_classes, condition)
         return self.embed(condition)
 
     def empty(self, batch_size: int) -> Context:
@@ -51,7 +51,8 @@ class ClassConditioner(Conditioner):
         if isinstance(condition, list):
             raise UserError(
                 f"conditions must be class numbers for ClassConditioner, got captions such as "
-                f"{condition[0]!r}. Set condition: class in the data's sources."
+                f"{condition[0]!r}. Set condition: class in the data's sources, and "
+                "data.draw.classes in the place of data.prompts."
             )
         low, high = int(condition.min()), int(condition.max())
         if low < 0 or high >= self.num_classes:

@@ -30,8 +30,8 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, condition: Any, null: Bool[Tensor, "B"] | None = None) -> Context:
-        """Embed a batch of conditions; where `null` is true the empty condition takes their
-        place.
+        """Embed a batch of conditions; where `null`, on any device, is true the empty condition
+        takes their place.
         """
 
     @abstractmethod

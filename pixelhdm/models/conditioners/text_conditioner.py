@@ -1,0 +1,218 @@
+"""Condition on text: the states of a frozen language model, normalised and projected."""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from pixelhdm.errors import UserError, check_at_least, check_one_of
+from pixelhdm.models.conditioners.conditioner import Conditioner
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.encoders.text_encoder import TextEncoder
+from pixelhdm.models.layers import init_linear
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.norm import RMSNorm
+
+Pooling = Literal["last", "mean"]
+Null = Literal["learned", "empty"]
+Text = str | Float[Tensor, "_ C"]
+NORM_EPS = 1e-6
+START_STD = 0.02
+
+
+class TextConditioner(Conditioner):
+    """Captions as the hidden states of a frozen text encoder, one context token each.
+
+    tokens = Linear(RMSNorm(states)), pooled = Linear(RMSNorm(last or mean state)). Both are trained
+    and always there, so that an encoder of any width serves a network of any width. A batch has as
+    many tokens as its longest caption; what is filled up is masked and changes nothing. Where all
+    captions are equally long there is no mask, and attention takes its fastest way.
+
+    Args:
+        dim: width of the context; the module gives the network's hidden_dim here.
+        source: text encoder of the library transformers: Hub name; a folder with config.json,
+            tokenizer and weights; or package:NAME/FOLDER, a folder inside an installed Python
+            package.
+        width: width of the encoder's states; empty takes what its config.json says.
+        layer: which hidden states: -1 the last after the final norm, -2 the layer before.
+        template: how a caption becomes the encoder's text: empty for the caption itself, chat for
+            the tokenizer's chat template, or a text with {} in the caption's place.
+        max_length: most tokens of a caption, template included; longer ones lose their end.
+        pooling: what steers the whole picture: last, the state of the last token, or mean, that of
+            all.
+        null: the empty condition: learned (one token and one pooled vector), or empty, the
+            encoder's states of the empty text.
+        null_prob: probability of training a sample on the empty condition, for classifier-free
+            guidance.
+        pad_multiple: captions of different length are filled up to a multiple of it, in tokens.
+
+    Attributes:
+        encoder: the text encoder; read when a text is first encoded, never saved.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        source: str,
+        width: int | None = None,
+        layer: int = -1,
+        template: str | None = None,
+        max_length: int = 256,
+        pooling: Pooling = "last",
+        null: Null = "learned",
+        null_prob: float = 0.1,
+        pad_multiple: int = 16,
+    ):
+        super().__init__(dim, null_prob)
+        check_one_of(Pooling, pooling=pooling)
+        check_one_of(Null, null=null)
+        check_at_least(1, pad_multiple=pad_multiple)
+        self.encoder = TextEncoder(source, width, layer, template, max_length)
+        self.pooling, self.pad_multiple = pooling, pad_multiple
+        self.token_norm = RMSNorm(self.encoder.width, eps=NORM_EPS)
+        self.token_projection = Linear(self.encoder.width, dim)
+        self.pooled_norm = RMSNorm(self.encoder.width, eps=NORM_EPS)
+        self.pooled_projection = Linear(self.encoder.width, dim)
+        init_linear(self)
+        self.null_token = self.null_pooled = None
+        if null == "learned":
+            self.null_token = nn.Parameter(torch.randn(dim) * START_STD)
+            self.null_pooled = nn.Parameter(torch.randn(dim) * START_STD)
+
+    @property
+    def known(self) -> dict[str, Float[Tensor, "_ C"]]:
+        """States of texts for which no encoder is needed, on the CPU."""
+        return self.encoder.known
+
+    def check(self, condition: Tensor | list[Text]) -> None:
+        """Raise unless these are captions."""
+        if isinstance(condition, Tensor):
+            raise UserError(
+                f"conditions must be captions for {type(self).__name__}, got class numbers such as "
+                f"{int(condition[0])}. Set condition: caption in the data's sources, and "
+                "data.prompts in the place of data.draw.classes."
+            )
+
+    def forward(self, condition: list[Text], null: Bool[Tensor, "B"] | None = None) -> Context:
+        """Embed captions, or states that the encoder gave for them before; "" is the null.
+
+        All parameters take part in every batch, as DDP asks for.
+        """
+        dropped = [False] * len(condition) if null is None else null.tolist()
+        texts = ["" if drop else text for text, drop in zip(condition, dropped, strict=True)]
+        if self.null_token is None:
+            return self.embed(self.states(texts))
+        given = [text for text in texts if not is_empty(text)]
+        states = self.states(given) or [self.null_token.new_zeros(1, self.encoder.width)]
+        return self.placed(self.embed(states), [is_empty(text) for text in texts])
+
+    def empty(self, batch_size: int) -> Context:
+        return self([""] * batch_size)
+
+    def states(self, texts: list[Text]) -> list[Float[Tensor, "_ C"]]:
+        """The states of each text; equal ones are encoded once."""
+        captions = [text for text in texts if isinstance(text, str)]
+        new = list(dict.fromkeys(text for text in captions if text not in self.known))
+        device = self.token_projection.weight.device
+        encoded = dict(zip(new, self.encoder.encode(new, device), strict=True)) if new else {}
+        found = self.known | encoded if encoded else self.known
+        return [found[text] if isinstance(text, str) else text for text in texts]
+
+    def embed(self, states: list[Float[Tensor, "_ C"]]) -> Context:
+        """Normalise, project and pool."""
+        weight = self.token_projection.weight
+        if len({own.device for own in states}) > 1:
+            states = [own.to(weight.device) for own in states]
+        lengths = [len(own) for own in states]
+        # One copy to the device, whatever the number of captions.
+        rows = pad_sequence(states, batch_first=True).to(weight.device, non_blocking=True)
+        rows = rows.to(weight.dtype)
+        count = torch.tensor(lengths).to(weight.device, non_blocking=True)
+        tokens = self.token_projection(self.token_norm(rows))
+        if self.pooling == "last":
+            pooled = rows[torch.arange(len(rows), device=rows.device), count - 1]
+        else:
+            pooled = rows.sum(dim=1) / rearrange(count, "b -> b 1")  # padding is zero
+        pooled = self.pooled_projection(self.pooled_norm(pooled))
+        context = Context(tokens, None, pooled)
+        if len(set(lengths)) == 1:
+            return context
+        valid = torch.arange(rows.shape[1], device=rows.device) < rearrange(count, "b -> b 1")
+        return context._replace(mask=valid).padded(self.rounded(max(lengths)))
+
+    def rounded(self, length: int) -> int:
+        """A number of tokens, rounded up to the multiple."""
+        return -(-length // self.pad_multiple) * self.pad_multiple
+
+    def placed(self, given: Context, is_null: list[bool]) -> Context:
+        """The contexts that were given in their places, the learned null in the others."""
+        token = rearrange(self.null_token, "d -> 1 1 d").to(given.tokens.dtype)
+        null = Context(token, None, rearrange(self.null_pooled, "d -> 1 d").to(given.pooled.dtype))
+        length = given.tokens.shape[1]
+        if any(is_null) and not all(is_null) and length > 1:
+            given = given.padded(self.rounded(length))
+        both, own = given.cat(null), iter(range(len(is_null)))
+        rows = torch.tensor([len(given.pooled) if drop else next(own) for drop in is_null])
+        rows = rows.to(both.tokens.device, non_blocking=True)
+        mask = both.mask if any(is_null) else given.mask
+        return Context(both.tokens[rows], None if mask is None else mask[rows], both.pooled[rows])
+
+
+class Qwen3Conditioner(TextConditioner):
+    """Captions as the hidden states of a frozen Qwen3 (arXiv:2505.09388), see TextConditioner.
+
+    The defaults are PixelHDM's: the last states after the final norm, of the caption itself, and
+    the last token's state as the pooled vector. Z-Image takes layer -2 of the chat template.
+
+    Args:
+        dim: width of the context; the module gives the network's hidden_dim here.
+        source: Qwen/Qwen3-0.6B, Qwen/Qwen3-1.7B, Qwen/Qwen3-4B, another name of the Hub, or a
+            folder with config.json, tokenizer and weights.
+        width: width of the encoder's states; empty takes that of the sizes above, or what the
+            folder's config.json says.
+        layer: which hidden states: -1 the last after the final norm, -2 the layer before.
+        template: how a caption becomes the encoder's text: empty for the caption itself, chat for
+            the tokenizer's chat template, or a text with {} in the caption's place.
+        max_length: most tokens of a caption, template included; longer ones lose their end.
+        pooling: what steers the whole picture: last, the state of the last token, or mean, that of
+            all.
+        null: the empty condition: learned (one token and one pooled vector), or empty, the
+            encoder's states of the empty text.
+        null_prob: probability of training a sample on the empty condition, for classifier-free
+            guidance.
+        pad_multiple: captions of different length are filled up to a multiple of it, in tokens.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        source: str = "Qwen/Qwen3-0.6B",
+        width: int | None = None,
+        layer: int = -1,
+        template: str | None = None,
+        max_length: int = 256,
+        pooling: Pooling = "last",
+        null: Null = "learned",
+        null_prob: float = 0.1,
+        pad_multiple: int = 16,
+    ):
+        super().__init__(
+            dim,
+            source,
+            width,
+            layer,
+            template,
+            max_length,
+            pooling,
+            null,
+            null_prob,
+            pad_multiple,
+        )
+
+
+def is_empty(text: Text) -> bool:
+    """Whether this stands for the null condition."""
+    return isinstance(text, str) and not text

@@ -1,0 +1,197 @@
+"""Frozen text encoders: from captions to the hidden states of a language model."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pixelhdm.errors import UserError, check_at_least, one_line
+from pixelhdm.models.encoders.frozen import Frozen
+from pixelhdm.models.encoders.text_files import PACKAGE, digest_of_files, folder_of, width_of
+from pixelhdm.models.encoders.tokenization import Tokenization
+
+WIDTHS = {"Qwen/Qwen3-0.6B": 1024, "Qwen/Qwen3-1.7B": 2048, "Qwen/Qwen3-4B": 2560}
+
+
+class Excess(NamedTuple):
+    """What of a text is beyond the limit.
+
+    Attributes:
+        num_tokens: tokens of the whole text.
+        cut: its end, which is left out.
+    """
+
+    num_tokens: int
+    cut: str
+
+
+class TextEncoder(Frozen):
+    """A frozen text encoder of the library transformers, one bfloat16 state for each token.
+
+    Args:
+        source: Hub name; a folder with config.json, tokenizer and weights; or package:NAME/FOLDER,
+            a folder inside an installed Python package.
+        width: width of its states; empty takes that of Qwen3's known sizes, or what the folder's
+            config.json says.
+        layer: which hidden states: -1 the last after the final norm, -2 the layer before, as they
+            leave it; 0 the token embeddings.
+        template: how a caption becomes the encoder's text: empty for the caption itself, chat for
+            the tokenizer's chat template, or a text with {} in the caption's place.
+        max_length: most tokens of a text, template included; longer captions lose their end.
+
+    Attributes:
+        known: states of texts that need not be encoded, on the CPU.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        width: int | None = None,
+        layer: int = -1,
+        template: str | None = None,
+        max_length: int = 256,
+    ):
+        super().__init__()
+        check_at_least(1, max_length=max_length)
+        if template not in (None, "chat") and template.count("{}") != 1:
+            raise UserError(
+                f"template must be chat or a text with one {{}} for the caption, got {template!r}."
+            )
+        self.source, self.layer = source, layer
+        self.template, self.max_length = template, max_length
+        self.width = width or WIDTHS.get(source) or width_of(source)
+        check_at_least(1, width=self.width)
+        self.tokenization: Tokenization | None = None
+        self.known: dict[str, Float[Tensor, "_ C"]] = {}
+
+    def settings(self) -> dict[str, str | int]:
+        """What the states depend on, as far as it is known without the files."""
+        name = self.source.rstrip("/")
+        return {
+            "name": name if name.startswith(PACKAGE) else name.rpartition("/")[2],
+            "layer": self.layer,
+            "template": self.template or "",
+            "max_length": self.max_length,
+            "width": self.width,
+        }
+
+    def files_digest(self) -> str:
+        """A short text that differs when the encoder's files differ; "" where they are not here."""
+        return digest_of_files(self.source)
+
+    def tokens(self) -> Tokenization:
+        """The tokenizer, read at first use."""
+        if self.tokenization is None:
+            self.tokenization = Tokenization(folder_of(self.source), self.template, self.max_length)
+        return self.tokenization
+
+    def excess(self, text: str) -> Excess | None:
+        """What of a text is beyond max_length, where it is."""
+        num_tokens, kept = self.tokens().fit(text)
+        return None if kept == len(text) else Excess(num_tokens, text[kept:])
+
+    def read(self) -> nn.Module:
+        try:
+            network = TransformersText(folder_of(self.source), self.layer)
+        except UserError:
+            raise
+        except Exception as error:  # an offline Hub or a damaged file can fail in any way
+            raise unreadable(self.source, error) from error
+        if network.width != self.width:
+            raise UserError(
+                f"width of text encoder {self.source} must be {network.width}, as its files say, "
+                f"got {self.width}."
+            )
+        limit = min(network.max_length or math.inf, self.tokens().tokenizer.model_max_length)
+        if self.max_length > limit:
+            raise UserError(
+                f"max_length must be at most {limit}, which is all that text encoder "
+                f"{self.source} can read, got {self.max_length}."
+            )
+        return network
+
+    @torch.no_grad()
+    def encode(self, texts: list[str], device: torch.device) -> list[Float[Tensor, "_ C"]]:
+        """The states of each text in bfloat16, as many as it has tokens.
+
+        Padding is masked and comes last, so it changes a state by float32 rounding at most.
+
+        Raises:
+            UserError: the files are missing or do not fit.
+        """
+        network, ids = self.load(device), [self.tokens().ids(text) for text in texts]
+        longest, lengths = max(map(len, ids)), torch.tensor(list(map(len, ids)))
+        rows = torch.tensor([own + [0] * (longest - len(own)) for own in ids])
+        mask = torch.arange(longest) < lengths[:, None]
+        with torch.autocast(device.type, enabled=False):
+            states = network(
+                rows.to(device, non_blocking=True), mask.long().to(device, non_blocking=True)
+            )
+        states = states.to(torch.bfloat16)
+        return [own[: len(row)] for own, row in zip(states, ids, strict=True)]
+
+
+class TransformersText(nn.Module):
+    """A text encoder of the library transformers: the hidden states of one layer.
+
+    Of a language model the trunk alone, of an encoder-decoder the encoder, of a model of images
+    and texts the text's part.
+
+    Args:
+        source: Hub name or folder.
+        layer: which of the hidden states, see TextEncoder.
+
+    Attributes:
+        width: width of a state.
+        max_length: most tokens that it can read; None where there is no limit.
+    """
+
+    def __init__(self, source: str, layer: int):
+        super().__init__()
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # seconds long, once
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        has_own = type(config) in AutoModelForTextEncoding._model_mapping
+        network, report = (AutoModelForTextEncoding if has_own else AutoModel).from_pretrained(
+            source,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+        # The library fills what is missing with random numbers. Heads and decoders may be left
+        # over, and a pooler is not used.
+        lacks = {*report["missing_keys"], *report["mismatched_keys"]}
+        if keys := sorted(key for key in map(str, lacks) if "pooler" not in key):
+            raise ValueError(f"{len(keys)} missing or mismatched tensors, such as {keys[0]}")
+        self.network = getattr(network, "text_model", network)
+        config = self.network.config
+        self.width, self.layer = config.hidden_size, layer
+        # Rotary positions go on for ever, and so do relative ones.
+        rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
+        limit = getattr(config, "max_position_embeddings", None)
+        self.max_length = None if rotary else limit
+        if not -config.num_hidden_layers - 1 <= layer <= config.num_hidden_layers:
+            raise UserError(
+                f"layer must lie in -{config.num_hidden_layers + 1} … {config.num_hidden_layers} "
+                f"for text encoder {source}, got {layer}."
+            )
+
+    def forward(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+        out = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        return out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
+
+
+def unreadable(source: str, error: Exception) -> UserError:
+    """What to say where a text encoder or its tokenizer cannot be read."""
+    reason = one_line(error).split(". ")[0][:200].rstrip(".!")
+    return UserError(
+        f"text encoder {source} must be readable by transformers, from a folder with config.json, "
+        "tokenizer.json and model.safetensors or from the Hub, got "
+        f"{type(error).__name__}: {reason}. Without a network give a local folder as "
+        "model.conditioner.source, or cache the texts on another machine (main.py cache-text)."
+    )

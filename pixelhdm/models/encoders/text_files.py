@@ -1,0 +1,81 @@
+"""Where a text encoder's files lie, and what can be told from them without loading it."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from pixelhdm.errors import UserError
+
+PACKAGE = "package:"
+EDGE = 2**20  # bytes at both ends of a file that count
+
+
+def folder_of(source: str) -> str:
+    """The folder that a source means, or the Hub's name as it is.
+
+    Raises:
+        UserError: it means a folder or a package that is not there.
+    """
+    if source.startswith(PACKAGE):
+        name, _, inside = source.removeprefix(PACKAGE).partition("/")
+        found = importlib.util.find_spec(name) if name.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            raise UserError(
+                f"text encoder {source} must lie in an installed package, got no package "
+                f"{name!r}. Run pip install {name.replace('_', '-')}."
+            )
+        source = str(Path(found.submodule_search_locations[0]) / inside)
+    elif source.startswith("~"):
+        source = str(Path(source).expanduser())
+    is_path = source.startswith((".", "/")) or source.count("/") > 1
+    if is_path and not Path(source).is_dir():
+        raise UserError(
+            f"source of a text encoder must be a folder with config.json, tokenizer and weights, "
+            f"or a name to download, got {source}, which does not exist."
+        )
+    return source
+
+
+def width_of(source: str) -> int:
+    """The width of the states, as config.json says.
+
+    Raises:
+        UserError: there is no such file to be had, or it does not say.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+        return int(getattr(config, "text_config", config).hidden_size)
+    except Exception as error:  # a Hub that is out of reach can fail in any way
+        detail = f" ({error})" if isinstance(error, UserError) else ""
+        raise UserError(
+            f"width of text encoder {source} must be given where its config.json cannot be read"
+            f"{detail}, got none. Set model.conditioner.width, 1024 for Qwen3-0.6B."
+        ) from error
+
+
+def digest_of_files(source: str) -> str:
+    """A digest of names, sizes, beginnings and ends of an encoder's files; "" where they are not
+    on this machine.
+    """
+    try:
+        folder = Path(folder_of(source))
+    except UserError:
+        return ""
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(source, "config.json")
+        if not isinstance(config, str):
+            return ""
+        folder = Path(config).parent
+    files = [folder / "config.json", folder / "tokenizer.json", *folder.glob("*.safetensors")]
+    whole = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file()):
+        size = file.stat().st_size
+        with open(file, "rb") as data:
+            whole.update(f"{file.name} {size} ".encode() + data.read(EDGE))
+            data.seek(max(0, size - EDGE))
+            whole.update(data.read(EDGE))
+    return whole.hexdigest()[:16]
