@@ -47,7 +47,7 @@ def drawn(
     flags = {
         "--ckpt_path": arguments.ckpt_path,
         "--model.guidance.scale": scale,
-        "--data.draw.num_per_class": arguments.num_samples // len(CLASSES),
+        "--data.draw.num_images": arguments.num_samples // len(CLASSES),
         "--data.draw.seed": 1000,
         "--data.batch_size": 250,
         "--save_images.folder": folder,

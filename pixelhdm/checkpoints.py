@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -168,6 +168,24 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     return max(found, key=step_of)
 
 
+def trained_file(path: str | Path) -> Path:
+    """The checkpoint that a path means: a file, or the one with the most steps of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    found = checkpoints_of(path)
+    if not found:
+        what = f"has none in {FOLDER}/" if Path(path).is_dir() else "does not exist"
+        raise UserError(
+            f"init_from must be a checkpoint or the folder of a run with one, got {path}, which "
+            f"{what}. Train the stage before it first, or name another file or folder."
+        )
+    return max(found, key=step_of)
+
+
 def check_new_run(run_folder: str | Path) -> None:
     """Raise a UserError if the folder of a new run holds an older run's checkpoints."""
     if checkpoints_of(run_folder):
@@ -205,79 +223,32 @@ def remove_leftovers(run_folder: str | Path) -> None:
         file.unlink()
 
 
+def raw_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The raw weights, those of loss terms among them."""
+    return {k: v for k, v in state.items() if not k.startswith((EMA_PREFIX, PROFILES_PREFIX))}
+
+
 def choose_weights(
-    state: Mapping[str, Tensor], weights: Weights, source: str | Path
+    state: Mapping[str, Tensor],
+    weights: Weights,
+    source: str | Path,
+    remedy: str = "--model.weights raw",
 ) -> dict[str, Tensor]:
-    """The averaged or the raw weights of a training checkpoint, under the raw ones' names.
+    """The averaged or the raw weights of a training checkpoint, under the raw ones' names; loss
+    terms have raw ones alone.
 
     Raises:
-        UserError: the average is asked for and not there.
+        UserError: the average is asked for and not there; it names the flag that helps.
     """
-    raw = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith((EMA_PREFIX, PROFILES_PREFIX))
-    }
+    raw = raw_in(state)
     if weights == "raw":
         return raw
-    average = {
-        key.removeprefix(EMA_PREFIX): value
-        for key, value in state.items()
-        if key.startswith(EMA_PREFIX)
-    }
+    average = {k.removeprefix(EMA_PREFIX): v for k, v in state.items() if k.startswith(EMA_PREFIX)}
     if not average:
-        raise UserError(
-            f"checkpoint {source} must hold an EMA average, got none. Use --model.weights raw."
-        )
-    return raw | average
+        raise UserError(f"checkpoint {source} must hold an EMA average, got none. Use {remedy}.")
+    return {key: value for key, value in raw.items() if key.startswith(LOSS_PREFIX)} | average
 
 
 def profile_name(sigma_rel: float) -> str:
     """The name of a profile's average in a module, where a point may not stand."""
     return str(sigma_rel).replace(".", "_")
-
-
-def profiles_in(state: Iterable[str]) -> str:
-    """The sigma_rel of the profiles whose averages are among these keys, as text."""
-    names = {key.split(".")[1] for key in state if key.startswith(PROFILES_PREFIX)}
-    return ", ".join(sorted(name.replace("_", ".") for name in names)) or "none"
-
-
-def check_fit(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str | Path
-) -> None:
-    """Raise a UserError that says what differs, unless keys and shapes are the same."""
-    if profiles_in(expected) != profiles_in(found):
-        raise UserError(
-            f"ema.sigma_rel must be what the run was started with, {profiles_in(found)} in "
-            f"{source}, got {profiles_in(expected)}. An average over all steps cannot begin later: "
-            "for another one start a new run, with --model.init_from."
-        )
-    missing = [key for key in expected if key not in found]
-    extra = [key for key in found if key not in expected]
-    common = expected.keys() & found.keys()
-    other = [key for key in expected if key in common and found[key].shape != expected[key].shape]
-    shapes = [
-        f"{key} {tuple(found[key].shape)} in the checkpoint, {tuple(expected[key].shape)} in the "
-        "config"
-        for key in other
-    ]
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (
-            ("tensors it lacks", missing),
-            ("tensors the config has no place for", extra),
-            ("other shapes", shapes),
-        )
-        if names
-    ]
-    remedy = "Use the config that it was trained with."
-    if all(key.startswith(LOSS_PREFIX) for key in (*missing, *extra, *other)):
-        remedy = (
-            "Keep the losses that it was trained with (--repa_early_stop.step=0 ends REPA), or "
-            "start a new run from its weights with --model.init_from."
-        )
-    if parts:
-        raise UserError(
-            f"checkpoint {source} does not fit the config: {'; '.join(parts)}. {remedy}"
-        )

@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from pixelhdm.cache_text import cache_text
 from pixelhdm.callbacks.bad_samples import BadSamples
 from pixelhdm.callbacks.checkpoint import Interrupted, RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
@@ -46,9 +47,12 @@ from pixelhdm.checkpoints import (
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.data.mix import Mix
+from pixelhdm.data.paintings import Paintings
 from pixelhdm.data.prepare.prepare import prepare, spelled_out
+from pixelhdm.data.prompts import read_prompts
 from pixelhdm.data.samplers import BufferedShufflePlan, RandomPlan, SequentialPlan
 from pixelhdm.data.shards import Shards
+from pixelhdm.data.source import ImageSource
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError, check_at_least, one_line
 from pixelhdm.files import replacing
@@ -57,6 +61,8 @@ from pixelhdm.inference.samplers import EulerSampler, HeunSampler
 from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.conditioner import Conditioner
+from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
@@ -74,7 +80,8 @@ from pixelhdm.training.optim.schedules import (
     SteppedCosineRestart,
 )
 
-USAGE = "%(prog)s [-c FILE]... [--key=value]..."
+USAGE = "[-c FILE]... [--key=value]..."
+ANY_DIM = 8  # width of a context that nobody asks for
 TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
 
 # In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
@@ -105,12 +112,15 @@ BY_NAME = (
     ImageFolder,
     Mix,
     MuonAdamW,
+    Paintings,
     PixelHDM,
+    Qwen3Conditioner,
     RandomPlan,
     RepaLoss,
     SequentialPlan,
     Shards,
     SteppedCosineRestart,
+    TextConditioner,
     TripleLoss,
     VelocityLoss,
 )
@@ -124,6 +134,8 @@ HELP = {
 QUIET = (
     "module\\(s\\) in eval mode",  # the EMA copy is meant to be
     "your dataloader is not resumable",  # the data module keeps the position
+    "Total length of `DrawLoader` across ranks is zero",  # all images are there already
+    "Total length of `list` across ranks is zero",  # no held-out images
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning against a newer torch
 )
 
@@ -165,6 +177,11 @@ class PixelHDMCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         chosen = ("fit", "validate", "predict")
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in chosen}
+
+    @classmethod
+    def usages(cls) -> dict[str, dict[str, str]]:
+        """How the help of each subcommand begins."""
+        return {name: {"usage": f"%(prog)s {USAGE}"} for name in cls.subcommands()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -268,6 +285,8 @@ class PixelHDMCLI(LightningCLI):
         for callback in trainer.callbacks:
             if isinstance(callback, SaveConfig):
                 callback.config = self.run_config
+            if isinstance(callback, SaveImages) and self.subcommand == "predict":
+                callback.config = self._parser("predict").dump(self.run_config, skip_none=False)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -300,6 +319,84 @@ class PixelHDMCLI(LightningCLI):
         print(f"Draw more:    {shlex.join(call)}")
 
 
+class CacheTextCLI(PixelHDMCLI):
+    """The command cache-text: takes what fit takes, so that encoder and data are the training's,
+    and builds these alone.
+    """
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": PixelHDMCLI.subcommands()["fit"]}
+
+    @classmethod
+    def usages(cls) -> dict[str, dict[str, str]]:
+        about = "Encode the captions of a training's shards. Takes all files and flags of fit."
+        return {"fit": {"usage": f"main.py cache-text {USAGE}", "description": about}}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        built_here = {"encoder", "sources", "prompts"}
+        self.own_options = parser.add_function_arguments(cache_text, skip=built_here)
+        super().add_default_arguments_to_parser(parser)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.cpu_threads is not None:
+            torch.set_num_threads(config.cpu_threads)
+
+    def instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        parser = Parser(allow_abbrev=False)
+        parser.add_argument("--model.conditioner", type=Callable[[int], Conditioner])
+        for name in ("train", "val"):
+            parser.add_argument(f"--data.{name}", type=ImageSource | None)
+        given = Namespace(
+            {
+                "model.conditioner": config.model.conditioner,
+                "data.train": config.data.train,
+                "data.val": config.data.val,
+            }
+        )
+        parts = parser.instantiate_classes(given)
+        self.conditioner = parts.model.conditioner(ANY_DIM)
+        sources = parts.data.train, parts.data.val
+        self.sources = [source for source in sources if source is not None]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        config = self.config[subcommand]
+        if not isinstance(self.conditioner, TextConditioner):
+            raise UserError(
+                "model.conditioner must be one of texts, such as Qwen3Conditioner, to cache them, "
+                f"got {type(self.conditioner).__name__}."
+            )
+        given = config.data.prompts
+        prompts = read_prompts(given).prompts if given else []
+        texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+        options = {name: config[name] for name in self.own_options}
+        cache_text(self.conditioner.encoder, self.sources, texts, **options)
+
+
+def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
+    """Do what sys.argv asks a kind of command line for, and give it back with what it built."""
+    return command_line(
+        PixelHDMModule,
+        PixelHDMDataModule,
+        parser_class=Parser,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_kwargs={
+            "allow_abbrev": False,
+            "description": "Train and sample image diffusion transformers on pixels.",
+            "epilog": "Beside these: main.py ema, an average of another length from a run's "
+            "snapshots; main.py prepare, images of any kind as shards to train on; main.py "
+            "cache-text, their captions as a text encoder's states; see main.py ema --help, "
+            "main.py prepare --help, main.py cache-text --help.",
+            **command_line.usages(),
+        },
+    )
+
+
 def main() -> None:
     """Run the command line; a person's mistake ends with one sentence and exit code 1."""
     if not torch.cuda.is_available():
@@ -312,23 +409,10 @@ def main() -> None:
             sys.argv[2:] = spelled_out(sys.argv[2:])
             run_command("prepare", prepare)
             return
-        PixelHDMCLI(
-            PixelHDMModule,
-            PixelHDMDataModule,
-            parser_class=Parser,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={
-                "allow_abbrev": False,
-                "description": "Train and sample image diffusion transformers on pixels.",
-                "epilog": "Beside these: main.py ema, an average of another length from a run's "
-                "snapshots; main.py prepare, images of any kind as shards to train on; see main.py "
-                "ema --help, main.py prepare --help.",
-                **{name: {"usage": USAGE} for name in PixelHDMCLI.subcommands()},
-            },
-        )
+        command_line = PixelHDMCLI
+        if sys.argv[1:2] == ["cache-text"]:
+            sys.argv[1], command_line = "fit", CacheTextCLI
+        run_cli(command_line)
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
     except (ValueError, RuntimeError) as error:

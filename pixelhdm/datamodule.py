@@ -1,5 +1,6 @@
 """The LightningDataModule: sources to loaders, and the exact position in the data."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,12 @@ from pixelhdm.data.batches import Batch, Executor
 from pixelhdm.data.buckets import DROPPED, Assignment, Buckets
 from pixelhdm.data.coverage import coverage_table
 from pixelhdm.data.decode import DECODERS
-from pixelhdm.data.draws import ClassDraws, DrawLoader
+from pixelhdm.data.draw_loader import DrawLoader
+from pixelhdm.data.draws import DrawList, Draws, class_draws, prompt_draws
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
+from pixelhdm.data.prompts import read_prompts
 from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
+from pixelhdm.data.shards import Shards
 from pixelhdm.data.source import ImageSource
 from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.processes import gather_objects
@@ -30,13 +34,19 @@ class PixelHDMDataModule(LightningDataModule):
     of another size, or shared by other numbers of processes, each image that is left of the epoch
     still comes exactly once.
 
+    predict draws those images alone that find_drawn does not name.
+
     Args:
         image_size: side in pixels of the square training images, where there are no buckets, and
             of drawn images.
         batch_size: images per process and step.
-        draw: which images predict and the sample grids draw.
+        draw: which classes predict and the sample grids draw, and with which seeds and sizes.
         train: source of training images; not built by predict.
         val: source of held-out images; none switches validation off; not built by predict.
+        prompts: what predict and the sample grids draw in the place of draw.classes: a .txt with a
+            prompt on each line; a .jsonl with objects of prompt, negative_prompt, seed, height,
+            width (or size), scale and file_name; GenEval's metadata; a folder of .txt with a prompt
+            in each, as DPG has; or a list of texts and such objects.
         buckets: sizes to train at, each image at the one that suits it; none takes image_size
             alone, every image resized and cut to it.
         batch_tokens: patches per process and step, in place of batch_size: each bucket has as many
@@ -53,9 +63,10 @@ class PixelHDMDataModule(LightningDataModule):
         self,
         image_size: int,
         batch_size: int,
-        draw: ClassDraws,
+        draw: Draws = Draws(),
         train: ImageSource | None = None,
         val: ImageSource | None = None,
+        prompts: str | list[Any] | None = None,
         buckets: Buckets | None = None,
         batch_tokens: int | None = None,
         sampler: Plan = BufferedShufflePlan(),
@@ -72,11 +83,20 @@ class PixelHDMDataModule(LightningDataModule):
         check_one_of(Executor, executor=executor)
         if (seed or 0) >= 2**63:
             raise UserError(f"seed must be below 2^63, got {seed}.")
-        self.image_size, self.batch_size, self.draw = image_size, batch_size, draw
+        if prompts is not None and draw.classes is not None:
+            raise UserError(
+                "data.prompts must be empty where data.draw.classes is given, got both. Set one of "
+                "them to null."
+            )
+        self.image_size, self.batch_size = image_size, batch_size
+        self.draw, self.prompts = draw, prompts
         self.sources = {"train": train, "val": val}
         self.buckets = buckets or Buckets.square(image_size)
         self.batch_tokens, self.sampler, self.seed = batch_tokens, sampler, seed or 0
         self.num_workers, self.executor = num_workers, executor
+        self.draw_list = DrawList([], "classes", "", [])
+        self.find_drawn: Callable[[], set[str]] = set
+        self.drawn: set[str] = set()
         self.bucketed: dict[str, Bucketed] = {}
         self.num_images: dict[str, int] = {}
         self.loader: EpochLoader | None = None
@@ -85,7 +105,7 @@ class PixelHDMDataModule(LightningDataModule):
 
     @property
     def draw_size(self) -> tuple[int, int]:
-        """Height and width of the images to draw."""
+        """Height and width of the images to draw, where a prompt has none of its own."""
         return self.draw.height or self.image_size, self.draw.width or self.image_size
 
     @property
@@ -123,6 +143,8 @@ class PixelHDMDataModule(LightningDataModule):
         needed = {"fit": "train", "validate": "val"}.get(stage)
         if needed is not None and self.sources[needed] is None:
             raise UserError(f"{needed} must be a source of images, got none. Set data.{needed}.")
+        if stage in ("fit", "predict"):
+            self.draw_list = self.to_draw()
         if stage == "fit":
             check_at_least(1, accumulate_grad_batches=self.trainer.accumulate_grad_batches)
         self.bucketed = {name: self.opened(name) for name in self.used(stage)}
@@ -135,7 +157,42 @@ class PixelHDMDataModule(LightningDataModule):
                 f"{len(sources[0].classes)} and {len(sources[1].classes)}, different ones: "
                 f"{sorted(set(sources[0].classes) ^ set(sources[1].classes))[:5]}."
             )
+        self.use_cached_text(sources)
         self.loader = None
+
+    def use_cached_text(self, sources: list[ImageSource]) -> None:
+        """Take the states of single texts from the caches, and check that all are of the training's
+        encoder.
+        """
+        leaves = [leaf for source in sources for leaf in source.leaves()]
+        caches = [leaf.text_cache for leaf in leaves if isinstance(leaf, Shards)]
+        caches = [cache for cache in caches if cache is not None]
+        if not caches:
+            return
+        encoder = getattr(self.trainer.lightning_module.conditioner, "encoder", None)
+        if encoder is None:
+            raise UserError(
+                "cached_text must be false for a conditioner without text encoder, got true. "
+                "Set model.conditioner to Qwen3Conditioner, for example."
+            )
+        settings, files = encoder.settings(), encoder.files_digest()
+        for cache in caches:
+            known = cache.single_texts()
+            cache.check_encoder(settings, files)
+            encoder.known.update(known)
+        prompts = self.draw_list.prompts
+        texts = {text for prompt in prompts for text in (prompt.text, prompt.negative)}
+        if new := sorted(texts - encoder.known.keys()):
+            rank_zero_info(
+                f"The text encoder is needed for {len(new)} prompts that the text cache lacks, "
+                f"such as {new[0]!r}. Run main.py cache-text with this config to do without."
+            )
+
+    def to_draw(self) -> DrawList:
+        """The images that predict and the sample grids draw."""
+        if self.prompts is None:
+            return class_draws(self.draw, self.draw_size)
+        return prompt_draws(read_prompts(self.prompts), self.draw, self.draw_size)
 
     def opened(self, name: str) -> Bucketed:
         """A source, opened, with the bucket of each of its images."""
@@ -226,9 +283,10 @@ class PixelHDMDataModule(LightningDataModule):
         return self.build_loader("val", 0, SequentialPlan(), endless=False)
 
     def predict_dataloader(self) -> DrawLoader:
-        return DrawLoader(
-            self.draw, self.batch_size, self.trainer.global_rank, self.trainer.world_size
-        )
+        self.drawn = self.find_drawn()
+        items = [item for item in self.draw_list.items if item.file not in self.drawn]
+        trainer = self.trainer
+        return DrawLoader(items, self.batch_size, trainer.global_rank, trainer.world_size)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.trainer.lightning_module.conditioner.check(batch["condition"])

@@ -4,11 +4,11 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pixelhdm.checkpoints import (
-    LOSS_PREFIX,
     Weights,
-    check_fit,
     check_whole,
     choose_weights,
     read_checkpoint,
+    trained_file,
 )
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.pipeline import draw_images, seeded_noise
 from pixelhdm.inference.samplers import Sampler
+from pixelhdm.initial_weights import fitting, start_from
+from pixelhdm.mismatch import check_fit
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.network import Network
 from pixelhdm.processes import are_several
@@ -38,20 +39,6 @@ from pixelhdm.training.optim.groups import parameter_groups
 from pixelhdm.training.optim.schedules import ConstantSchedule, Schedule
 from pixelhdm.training.optim.settings import class_name, describe, keep_settings
 from pixelhdm.training.time_bins import TimeBins
-
-
-class Drawn(NamedTuple):
-    """Images that were asked for, with what they were asked for.
-
-    Attributes:
-        images: uint8 B H W 3.
-        condition: the conditions, on the CPU.
-        seed: the seeds, on the CPU.
-    """
-
-    images: Tensor
-    condition: Tensor
-    seed: Tensor
 
 
 class PixelHDMModule(LightningModule):
@@ -67,14 +54,21 @@ class PixelHDMModule(LightningModule):
         optimizer: class and settings of the optimizer over all trained parameters; not built by
             predict. Norms, biases and embeddings get no weight decay.
         schedule: factor of the learning rate at each step; empty keeps the rate.
-        weights: which weights of a checkpoint validate, predict and init_from take, and which the
-            sample grids of fit show: ema (the average) or raw.
-        init_from: checkpoint whose weights a new run starts from, with a new optimizer and step 0;
-            not used when a run is resumed with --ckpt_path.
+        weights: which weights of a checkpoint validate and predict take, and which the sample grids
+            of fit show: ema (the average) or raw.
+        init_from: what a new run starts from: a checkpoint, or the folder of a run, whose
+            checkpoint with the most steps is meant. Its weights and its average are taken, not its
+            optimizer, steps, schedule and position in the data. Not used when a run is resumed with
+            --ckpt_path. validate and predict take from it what `weights` says.
+        init_weights: which weights of init_from training goes on from: raw, or ema (the average).
+        init_ema: whether the average goes on from that of init_from; false starts it from the
+            weights that training starts from.
 
     Attributes:
         ema: the averaged copy of network and conditioner, where the EMA callback asked for one.
         profiles: further averages of the EMA callback, by profile.
+        average_steps: optimizer steps of earlier runs that the average has seen.
+        has_trained: whether fit has taken its initial weights.
         step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite or ZClip
             decides.
         image_size: height and width of the last images, trained on or drawn.
@@ -93,9 +87,11 @@ class PixelHDMModule(LightningModule):
         schedule: Schedule | None = None,
         weights: Weights = "ema",
         init_from: str | None = None,
+        init_weights: Weights = "raw",
+        init_ema: bool = True,
     ):
         super().__init__()
-        check_one_of(Weights, weights=weights)
+        check_one_of(Weights, weights=weights, init_weights=init_weights)
         try:
             self.network, self.conditioner = network, conditioner(network.hidden_dim)
         except TypeError as error:
@@ -106,7 +102,8 @@ class PixelHDMModule(LightningModule):
             ) from error
         self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
-        self.weights, self.init_from = weights, init_from
+        self.weights, self.init_weights, self.init_ema = weights, init_weights, init_ema
+        self.init_from = None if init_from is None else trained_file(init_from)
         if loss is not None:
             loss.connect(network)
         self.ema: nn.ModuleDict | None = None
@@ -118,8 +115,7 @@ class PixelHDMModule(LightningModule):
         self.resumed_schedule: str | None = None
         self.image_size: tuple[int, int] | None = None
         self.val_means: dict[str, TimeBins] = {}
-        if init_from is not None:
-            self.load_weights(init_from)
+        self.average_steps, self.has_trained = 0, False
 
     # What is trained, averaged and loaded ---------------------------------------------------------
 
@@ -135,42 +131,22 @@ class PixelHDMModule(LightningModule):
                 self.ema[part].parameters(), getattr(self, part).parameters(), strict=True
             )
 
-    def load_weights(self, path: str) -> None:
-        """Take the weights of a checkpoint, nothing else of it.
-
-        What a loss term has trained, such as a projector, starts anew where it is not there or has
-        another shape.
+    def take_initial_weights(self, stage: str) -> None:
+        """Take the weights of init_from, nothing else of it.
 
         Raises:
-            UserError: it is missing, torn or does not fit.
+            UserError: it is torn, does not fit, or lacks the average that is asked for.
         """
-        checkpoint, own = read_checkpoint(path), self.state_dict()
-        saved = checkpoint["state_dict"]
-        anew = {
-            key: value
-            for key, value in own.items()
-            if key.startswith(LOSS_PREFIX) and (key not in saved or saved[key].shape != value.shape)
-        }
-        state = self.fitting_state(saved | anew, path)
-        self.load_state_dict(state)
+        is_fit, path = stage == "fit", str(self.init_from)
+        flag, carry = ("init_weights", self.init_ema) if is_fit else ("weights", False)
+        carry = carry and self.ema is not None
+        own, weights = self.state_dict(), getattr(self, flag)
+        start = start_from(read_checkpoint(path), own, weights, flag, carry, path)
+        self.load_state_dict(start.state)
+        self.average_steps = start.average_steps
         rank_zero_info(
-            f"Loaded {self.weights} weights of step {checkpoint.get('global_step', '?')} from "
-            f"{path}: {len(state) - len(anew)} tensors, none missing, none left over"
-            f"{f'; {len(anew)} of the loss start anew' if anew else ''}."
+            f"Took {start.report}{'; optimizer, steps, schedule and data start anew' * is_fit}."
         )
-
-    def fitting_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The chosen weights of a training checkpoint, checked against this module; those of loss
-        terms that it does not have are left out.
-        """
-        own = self.state_dict()
-        chosen = {
-            key: value
-            for key, value in choose_weights(state, self.weights, source).items()
-            if key in own or not key.startswith(LOSS_PREFIX)
-        }
-        check_fit(own, chosen, source)
-        return chosen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint fits before anything of it is used; outside of fit, pick the
@@ -182,16 +158,21 @@ class PixelHDMModule(LightningModule):
             self.trainer.datamodule.regroup(checkpoint)
             check_fit(self.state_dict(), checkpoint["state_dict"], source)
             self.resumed_schedule = checkpoint["training"]["schedule"]
+            self.average_steps = checkpoint["training"].get("average_steps", 0)
             (state,), fresh = checkpoint["optimizer_states"], self.configure_optimizers()
             keep_settings(state, checkpoint["training"]["optimizer"], fresh)
         else:
-            checkpoint["state_dict"] = self.fitting_state(checkpoint["state_dict"], source)
+            chosen = choose_weights(checkpoint["state_dict"], self.weights, source)
+            checkpoint["state_dict"] = fitting(self.state_dict(), chosen, source)
 
     # Training and validation ----------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         if self.loss is None and stage in ("fit", "validate"):
             raise UserError("loss must be given to fit and to validate, got none. Set model.loss.")
+        if self.init_from is not None and not self.has_trained:
+            self.take_initial_weights(stage)
+            self.has_trained = stage == "fit"
 
     def on_fit_start(self) -> None:
         self.loss.start(self.device)
@@ -214,9 +195,10 @@ class PixelHDMModule(LightningModule):
         """
         self.image_size = tuple(batch["image"].shape[1:3])
         image = batch["image"].float() / 127.5 - 1
-        draws = draw(batch["seed"], image.shape[1], image.shape[2], image.device)
+        draws = draw(batch["seed"], *self.image_size, image.device)
         if self.training:
-            null, t = draws.null < conditioner.null_prob, self.flow.time(draws.time)
+            null = draws.null < conditioner.null_prob
+            t = self.flow.time(draws.time, *self.image_size)
         else:
             null, t = None, self.flow.even_time(batch["index"]).to(image.device)
         sample = self.flow.sample(image, draws.noise, t)
@@ -310,6 +292,7 @@ class PixelHDMModule(LightningModule):
         checkpoint["training"] = {
             "optimizer": class_name(optimizer),
             "schedule": describe(self.schedule, self.total_steps),
+            "average_steps": self.average_steps,
         }
 
     # Gradients ------------------------------------------------------------------------------------
@@ -348,37 +331,50 @@ class PixelHDMModule(LightningModule):
 
     def draw(
         self,
-        condition: Tensor,
-        seed: Tensor,
+        condition: Tensor | list[str],
+        seed: Int[Tensor, "B"],
         height: int,
         width: int,
         weights: Weights | None = None,
-    ) -> Drawn:
-        """Draw one image per condition and seed; the same ones at any batch size."""
+        negative: list[str] | None = None,
+        scale: float | None = None,
+    ) -> UInt8[Tensor, "B H W 3"]:
+        """Draw one image per condition and seed, on the CPU; the same ones at any batch size.
+
+        `negative` are prompts to lead away from, `scale` a strength in the place of the guidance's.
+        """
         network, conditioner = self.drawing_parts(weights)
         network.check_size(height, width)
         self.image_size = height, width
         was_training = network.training
         for part in (network, conditioner):
             part.eval()
-        conditioner.check(condition.cpu())
+        conditioner.check(condition)
         noise = seeded_noise(seed, height, width).to(self.device)
         images = draw_images(
             network,
             conditioner,
             self.flow,
             self.sampler,
-            self.guidance,
-            condition.to(self.device),
+            self.guidance.at(scale),
+            condition if isinstance(condition, list) else condition.to(self.device),
             noise,
+            negative,
         )
         for part in (network, conditioner):
             part.train(was_training)
-        pixels = ((images + 1) * 127.5).round().to(torch.uint8).cpu()
-        return Drawn(pixels, condition.cpu(), seed.cpu())
+        return ((images + 1) * 127.5).round().to(torch.uint8).cpu()
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Drawn:
-        return self.draw(batch["condition"], batch["seed"], *self.trainer.datamodule.draw_size)
+    def draw_batch(
+        self, batch: dict[str, Any], weights: Weights | None = None
+    ) -> UInt8[Tensor, "B H W 3"]:
+        """Draw a batch of DrawLoader."""
+        negative = [item.negative for item in batch["items"]]
+        height, width, scale = batch["items"][0].kind
+        return self.draw(batch["condition"], batch["seed"], height, width, weights, negative, scale)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
+        return self.draw_batch(batch)
 
 
 def mend_progress(loop: _FitLoop) -> None:

@@ -1,10 +1,15 @@
 """Small real parts that many tests need."""
 
+import zlib
+
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from pixelhdm.data.source import BadSample, ImageSource, Record
+from pixelhdm.errors import UserError
+from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.network import Network, Prediction
 from pixelhdm.models.pixelhdm import PixelHDM
@@ -85,3 +90,37 @@ class Numbers(ImageSource):
 
     def fingerprint(self) -> str:
         return f"numbers-{self.num}"
+
+
+class HashConditioner(Conditioner):
+    """Text without a language model: a learned vector for each word, by its hash; "" is the null.
+
+    Args:
+        dim: width of the context.
+        num_words: words that are told apart.
+        null_prob: probability of training on the null.
+    """
+
+    def __init__(self, dim: int, num_words: int = 64, null_prob: float = 0.1):
+        super().__init__(dim, null_prob)
+        self.words = nn.Embedding(num_words + 1, dim)
+
+    def check(self, condition: Tensor | list[str]) -> None:
+        if isinstance(condition, Tensor):
+            raise UserError("conditions must be captions for HashConditioner, got class numbers.")
+
+    def forward(self, condition: list[str], null: Bool[Tensor, "B"] | None = None) -> Context:
+        dropped = [False] * len(condition) if null is None else null.tolist()
+        texts = ["" if drop else text for text, drop in zip(condition, dropped, strict=True)]
+        num = self.words.num_embeddings - 1
+        hashes = [[zlib.crc32(w.encode()) % num for w in text.split()] or [num] for text in texts]
+        longest = max(map(len, hashes))
+        rows = torch.tensor([own + [num] * (longest - len(own)) for own in hashes])
+        lengths = torch.tensor([[len(own)] for own in hashes])
+        mask = (torch.arange(longest) < lengths).to(self.words.weight.device)
+        tokens = self.words(rows.to(mask.device))
+        pooled = (tokens * mask[..., None]).sum(dim=1)
+        return Context(tokens, None if mask.all() else mask, pooled)
+
+    def empty(self, batch_size: int) -> Context:
+        return self([""] * batch_size)

@@ -8,7 +8,6 @@ import torch
 
 from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
-    check_fit,
     check_new_run,
     check_readable,
     check_whole,
@@ -17,6 +16,7 @@ from pixelhdm.checkpoints import (
     read_checkpoint,
     remove_leftovers,
     step_of,
+    trained_file,
 )
 from pixelhdm.errors import UserError
 from tests.stubs import randn
@@ -151,45 +151,22 @@ def test_choosing_weights():
         choose_weights(STATE, "ema", "x")
 
 
-def test_what_does_not_fit_is_listed():
-    check_fit(STATE, dict(STATE), "x.ckpt")
-    found = {f"old.{n}": randn(1) for n in range(5)} | {"network.a": randn(40, 31)}
-    with pytest.raises(UserError) as error:
-        check_fit(STATE, found, "x.ckpt")
-    for words in (
-        "x.ckpt does not fit the config",
-        "2 tensors it lacks (network.b, conditioner.c)",
-        "5 tensors the config has no place for (old.0, old.1, old.2, …)",
-        "1 other shapes (network.a (40, 31) in the checkpoint, (40, 30) in the config)",
-    ):
-        assert words in str(error.value)
+def test_an_average_that_lacks_a_weight_is_not_filled_up():
+    average = {"ema.network.a": STATE["network.a"]}
+    chosen = choose_weights(STATE | average | {"loss.d": randn(1)}, "ema", "x")
+    assert chosen.keys() == {"network.a", "loss.d"}
 
 
-@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-def test_a_single_difference_is_an_error(change):
-    found = dict(STATE)
-    if change == "missing":
-        del found["network.b"]
-    elif change == "extra":
-        found["network.z"] = randn(1)
-    else:
-        found["network.b"] = randn(7, 1)
-    with pytest.raises(UserError, match="1 "):
-        check_fit(STATE, found, "x.ckpt")
-
-
-@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-def test_where_the_losses_alone_differ_the_remedies_that_help_are_named(change):
-    key, expected, found = "loss.terms.repa.projector.4.bias", dict(STATE), dict(STATE)
-    if change != "extra":
-        expected[key] = randn(3)
-    if change != "missing":
-        found[key] = randn(5)
-    words = r"Keep the losses .*repa_early_stop\.step=0 .*--model\.init_from\.$"
-    with pytest.raises(UserError, match=words):
-        check_fit(expected, found, "x.ckpt")
-    with pytest.raises(UserError, match="Use the config that it was trained with"):
-        check_fit(expected | {"network.z": randn(1)}, found, "x.ckpt")
+def test_a_trained_file_is_itself_or_the_runs_with_the_most_steps(tmp_path):
+    with pytest.raises(UserError, match=r"init_from must be .* got \S+, which has none in check"):
+        trained_file(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for step in (9, 10, 2):
+        (tmp_path / f"checkpoints/step_{step:08d}.ckpt").touch()
+    last = tmp_path / "checkpoints/step_00000010.ckpt"
+    assert trained_file(tmp_path) == trained_file(str(last)) == last
+    with pytest.raises(UserError, match="with one, got nothing, which does not exist"):
+        trained_file("nothing")
 
 
 def test_profiles_are_never_chosen():
@@ -199,23 +176,6 @@ def test_profiles_are_never_chosen():
         chosen = choose_weights(STATE | average | profiles, weights, "x")
         assert chosen.keys() == STATE.keys()
         assert all(torch.equal(chosen[key], STATE[key] + (weights == "ema")) for key in STATE)
-
-
-@pytest.mark.parametrize(
-    ("expected", "found", "words"),
-    [
-        (["0_05", "0_1"], [], r"started with, none in x\.ckpt, got 0\.05, 0\.1\. "),
-        ([], ["0_1"], r"started with, 0\.1 in x\.ckpt, got none\. "),
-        (["0_05"], ["0_1", "0_05"], r"started with, 0\.05, 0\.1 in x\.ckpt, got 0\.05\. "),
-    ],
-)
-def test_other_profiles_are_named(expected, found, words):
-    states = [
-        STATE | {f"profiles.{name}.{key}": value for name in names for key, value in STATE.items()}
-        for names in (expected, found)
-    ]
-    with pytest.raises(UserError, match=words):
-        check_fit(*states, "x.ckpt")
 
 
 def test_a_reconstruction_is_loaded_and_no_run_goes_on_from_it(tmp_path):

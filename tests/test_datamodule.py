@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixelhdm.data.buckets import Buckets
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.data.samplers import Plan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
@@ -21,9 +21,7 @@ def data(
     accumulate: int = 1,
     limit: int | float = 1.0,
 ) -> PixelHDMDataModule:
-    module = PixelHDMDataModule(
-        2, batch_size, ClassDraws(1), Numbers(num), seed=seed, num_workers=0
-    )
+    module = PixelHDMDataModule(2, batch_size, Draws(1), Numbers(num), seed=seed, num_workers=0)
     module.trainer = SimpleNamespace(
         global_rank=0,
         world_size=world,
@@ -149,7 +147,7 @@ def test_other_data_are_refused(changes, words):
 def test_wrong_arguments(name):
     arguments = {"image_size": 2, "batch_size": 4, "num_workers": 0, "seed": 0} | {name: -1}
     with pytest.raises(UserError, match="-1"):
-        PixelHDMDataModule(draw=ClassDraws(1), **arguments)
+        PixelHDMDataModule(draw=Draws(1), **arguments)
 
 
 @pytest.mark.parametrize("accumulate", [0, -1])
@@ -183,7 +181,7 @@ def test_other_decoders_are_told_of(caplog):
 
 def test_shapes_are_all_that_training_can_meet():
     module = PixelHDMDataModule(
-        2, 4, ClassDraws(1), buckets=Buckets(sizes=[(2, 4), (2, 2)]), batch_tokens=16
+        2, 4, Draws(1), buckets=Buckets(sizes=[(2, 4), (2, 2)]), batch_tokens=16
     )
     module.trainer = data().trainer
     assert module.shapes == [(2, 2, 4), (4, 2, 2)]

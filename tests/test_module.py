@@ -1,6 +1,10 @@
 import pytest
 import torch
 
+from pixelhdm.data.draw_loader import DrawLoader
+from pixelhdm.data.draws import Draws, prompt_draws
+from pixelhdm.data.prompt_fields import Prompt
+from pixelhdm.data.prompts import PromptList
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import HeunSampler
@@ -12,7 +16,7 @@ from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.repa import RepaLoss
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
-from tests.stubs import perturb, randn, tiny_network
+from tests.stubs import HashConditioner, perturb, randn, tiny_network
 from tests.tiny_dino import PatchMeans
 
 
@@ -25,6 +29,15 @@ def new_module(null_prob: float = 0.1, **rest) -> PixelHDMModule:
 
     loss = TripleLoss(VelocityLoss(), FrequencyLoss())
     return PixelHDMModule(network, conditioner, *parts, loss=loss, **rest)
+
+
+def text_module() -> PixelHDMModule:
+    network = perturb(tiny_network(), std=0.1)
+
+    def conditioner(dim: int) -> HashConditioner:
+        return HashConditioner(dim)
+
+    return PixelHDMModule(network, conditioner, HeunSampler(2), Guidance(2.0)).eval()
 
 
 def batch(num: int = 4, size: int = 4) -> dict[str, torch.Tensor]:
@@ -99,10 +112,44 @@ def test_drawing_is_the_same_at_any_batch_size_and_leaves_the_generator_alone():
     before = torch.get_rng_state()
     whole = module.draw(classes, seeds, 4, 6)
     assert torch.equal(before, torch.get_rng_state())
-    assert whole.images.shape == (3, 4, 6, 3)
-    assert whole.images.dtype == torch.uint8
-    alone = [module.draw(classes[i : i + 1], seeds[i : i + 1], 4, 6).images for i in range(3)]
-    assert (torch.cat(alone).int() - whole.images.int()).abs().max() <= 1
+    assert whole.shape == (3, 4, 6, 3)
+    assert whole.dtype == torch.uint8
+    alone = [module.draw(classes[i : i + 1], seeds[i : i + 1], 4, 6) for i in range(3)]
+    assert (torch.cat(alone).int() - whole.int()).abs().max() <= 1
+
+
+def test_prompts_are_drawn_the_same_in_any_company():
+    """Of their own text, negative, seed, size and scale alone; within one level of 255."""
+    module = text_module()
+    both = Prompt("a red barn", "", "rain and snow"), Prompt("sea", "", "")
+    prompts = [*both, both[0]._replace(scale=4.0), both[1]._replace(height=6)]
+    items = prompt_draws(PromptList(prompts, "plain", ""), Draws(num_images=2), (4, 4)).items
+    drawn = []
+    for batch_size in (1, 3):
+        own = {}
+        for batch in DrawLoader(items, batch_size):
+            own |= zip(batch["items"], module.predict_step(batch, 0).int(), strict=True)
+        drawn.append(own)
+    assert [drawn[0][item].shape for item in items[-3:]] == [(4, 4, 3), (6, 4, 3), (6, 4, 3)]
+    for item in items:
+        assert (drawn[0][item] - drawn[1][item]).abs().max() <= 1
+    assert len({str(drawn[0][item].tolist()) for item in items}) == 8
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null():
+    module, seeds = text_module(), torch.tensor([0, 1])
+    texts, negative = ["a red barn", "sea"], ["rain and snow", ""]
+    plain = module.draw(texts, seeds, 4, 4)
+    away = module.draw(texts, seeds, 4, 4, negative=negative)
+    assert (away[0].int() - plain[0].int()).abs().max() > 3
+    assert (away[1].int() - plain[1].int()).abs().max() <= 1
+    at_one = [module.draw(texts, seeds, 4, 4, negative=n, scale=1.0) for n in (negative, None)]
+    assert torch.equal(*at_one)
+    assert not torch.equal(at_one[0], plain)
+    assert module.guidance.scale == 2.0
+    at_zero = module.draw(texts[:1], seeds[:1], 4, 4, negative=negative[:1], scale=0.0)
+    of_it = module.draw(negative[:1], seeds[:1], 4, 4, scale=1.0)
+    assert (at_zero.int() - of_it.int()).abs().max() <= 1
 
 
 def test_drawing_refuses_wrong_sizes_and_classes():
@@ -135,18 +182,6 @@ def test_held_out_images_have_the_same_even_times_in_every_run():
     assert counts.max() <= 42
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_init_from_takes_the_chosen_weights(tmp_path, weights):
-    trained = new_module()
-    trained.add_average()
-    perturb(trained.network)
-    torch.save({"state_dict": trained.state_dict(), "global_step": 3}, tmp_path / "x.ckpt")
-    started = new_module(weights=weights, init_from=str(tmp_path / "x.ckpt"))
-    source = trained.ema["network"] if weights == "ema" else trained.network
-    for name, value in started.network.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name])
-
-
 def test_a_batch_can_be_overfitted():
     module, given = new_module(null_prob=0.0), batch(4)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
@@ -157,42 +192,6 @@ def test_a_batch_can_be_overfitted():
         value.backward()
         optimizer.step()
     assert value.item() < 0.2 * first
-
-
-def test_init_from_leaves_out_and_starts_anew_what_belongs_to_a_loss_alone(tmp_path):
-    """A stage without the teacher may follow one with it, and the reverse."""
-    with_repa = new_module(weights="raw")
-    with_repa.loss = TripleLoss(VelocityLoss(), repa=RepaLoss(PatchMeans()))
-    with_repa.loss.connect(with_repa.network)
-    plain = new_module(weights="raw")
-    for name, trained in (("with", with_repa), ("without", plain)):
-        torch.save({"state_dict": trained.state_dict()}, tmp_path / f"{name}.ckpt")
-    plain.load_weights(str(tmp_path / "with.ckpt"))
-    assert torch.equal(plain.network.final.weight, with_repa.network.final.weight)
-    before = {key: value.clone() for key, value in with_repa.loss.state_dict().items()}
-    with_repa.load_weights(str(tmp_path / "without.ckpt"))
-    assert all(
-        torch.equal(value, before[key]) for key, value in with_repa.loss.state_dict().items()
-    )
-
-
-def test_init_from_starts_a_projector_of_another_shape_anew(tmp_path, caplog):
-    def with_teacher(dim: int) -> PixelHDMModule:
-        module, teacher = new_module(weights="raw"), PatchMeans()
-        teacher.dim = dim
-        module.loss = TripleLoss(VelocityLoss(), repa=RepaLoss(teacher))
-        module.loss.connect(module.network)
-        return module
-
-    small, large = with_teacher(3), with_teacher(5)
-    torch.save({"state_dict": small.state_dict()}, tmp_path / "small.ckpt")
-    before = {key: value.clone() for key, value in large.loss.state_dict().items()}
-    with caplog.at_level("INFO"):
-        large.load_weights(str(tmp_path / "small.ckpt"))
-    assert "2 of the loss start anew" in caplog.text
-    for key, value in large.loss.state_dict().items():
-        is_last = key.startswith("terms.repa.projector.4")
-        assert torch.equal(value, (before if is_last else small.loss.state_dict())[key])
 
 
 def test_the_teacher_is_read_before_the_first_step():
@@ -217,8 +216,26 @@ def test_training_times_follow_the_flows_law():
     given["condition"] = given["condition"] % 10
     _, t = module.losses(given, module.network, module.conditioner)
     drawn = draw(given["seed"], 2, 2, t.device).time
-    assert torch.equal(t, module.flow.time(drawn))
+    assert torch.equal(t, module.flow.time(drawn, 2, 2))
     assert torch.logit((t - 0.05) / 0.9).mean().item() == pytest.approx(-1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_times_and_noise_follow_the_size_of_the_images(training, monkeypatch):
+    """A batch of 4x4 pixels where the values hold at 2x2; held-out times stay even."""
+    plain, large = (
+        FlowMatching(time_shift=3.0),
+        FlowMatching(time_shift=1.5, reference_size=2, time_shift_power=1.0, noise_scale_power=1.0),
+    )
+    seen, sample = [], FlowMatching.sample
+    monkeypatch.setattr(
+        FlowMatching, "sample", lambda *given: seen.append(sample(*given)) or seen[-1]
+    )
+    for flow in (plain, large):
+        module, given = new_module(flow=flow).train(training), batch(4, 4)
+        module.losses(given, module.network, module.conditioner)
+    assert torch.equal(seen[0].t, seen[1].t)
+    torch.testing.assert_close(seen[1].noise, 2 * seen[0].noise)
 
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])

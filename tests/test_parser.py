@@ -110,7 +110,7 @@ def test_what_a_file_has_in_the_wrong_place_is_told(error, tmp_path_factory, tex
             "neither base nor incomplete, got Schedule. Known: C",
         ),
         ("--model.network=PixelHDN", "got PixelHDN. Did you mean PixelHDM?"),
-        ("--model.conditioner=Foo", "Known: ClassConditioner."),
+        ("--model.conditioner=Foo", "Known: ClassConditioner, "),
         ("--model.conditioner=Conditioner", "got: Can't instantiate abstract class Conditioner"),
         ("--model.network=Network", "neither base nor incomplete, got Network. Known: PixelHDM"),
         (
@@ -174,7 +174,7 @@ def test_unknown_keys_of_a_file_are_named_too(error, tmp_path_factory, key):
         ("--model.network.num_kv_heads=3", ["num_kv_heads must divide num_heads=2, got 3"]),
         ("--model.sampler.num_steps=0", ["num_steps must be at least 1, got 0"]),
         ("--model.flow.t_eps=0.7", ["t_eps must lie between 0 and 0.5, got 0.7"]),
-        ("--data.draw.num_per_class=0", ["num_per_class must be at least 1, got 0"]),
+        ("--data.draw.num_images=0", ["num_images must be at least 1, got 0"]),
         ("--data.seed=-1", ["seed must", "-1"]),
         ("--seed_everything=-1", ["-1"]),
         ("--data.draw.classes=[]", ["classes must"]),

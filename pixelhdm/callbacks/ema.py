@@ -20,7 +20,8 @@ class EMA(Callback):
 
     After optimizer step n: average += (1 - d) (weight - average) with d = min(decay, (1 + n) / (10
     + n)); the ramp keeps short runs from remembering their start. Saved with the checkpoint under
-    `ema.`.
+    `ema.`. Where a run goes on with the average of the stage before it (model.init_from), n counts
+    on from the steps that this average has seen, and the profiles start anew.
 
     With sigma_rel, averages with power-function profiles (arXiv:2312.02696, section 3.1) are kept
     too, in float32 and in the checkpoint under `profiles.`. Snapshots of them in
@@ -91,7 +92,8 @@ class EMA(Callback):
         self.seen = trainer.global_step
         if pl_module.step_skipped:
             return
-        decay = min(self.decay, (1 + self.seen) / (10 + self.seen))
+        steps = pl_module.average_steps + self.seen
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         averages, weights = zip(*pl_module.averaged(), strict=True)
         weights = [weight.float() for weight in weights]
         torch._foreach_lerp_(averages, weights, 1 - decay)

@@ -1,18 +1,17 @@
 """Sample grids while training."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from pixelhdm.callbacks.layouts import by_group
 from pixelhdm.checkpoints import Weights
-from pixelhdm.data.draws import DrawLoader
+from pixelhdm.data.draw_loader import DrawLoader
 from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
+from pixelhdm.inference.drawable import check_drawable
 from pixelhdm.inference.grid import labelled_grid
 from pixelhdm.loggers import log_image
 from pixelhdm.module import PixelHDMModule
@@ -21,10 +20,11 @@ FOLDER = "samples"
 
 
 class SampleImages(Callback):
-    """Draw the images of data.draw now and then into <run folder>/samples and the loggers.
+    """Draw the images of data.prompts or data.draw now and then into <run folder>/samples and the
+    loggers.
 
-    The seeds are always the same. One row a class. step_….png shows the weights of model.weights
-    (the EMA by default), step_…_raw.png the other ones.
+    The seeds are always the same. One row a class or prompt. step_….png shows the weights of
+    model.weights (the EMA by default), step_…_raw.png the other ones.
 
     Args:
         every_n_steps: optimizer steps between grids, also drawn at the end of the run; 0 draws
@@ -38,8 +38,9 @@ class SampleImages(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         self.drawn_at = trainer.global_step
-        pl_module.network.check_size(*trainer.datamodule.draw_size)
-        pl_module.conditioner.check(torch.tensor(trainer.datamodule.draw.class_list))
+        if self.every_n_steps:
+            items = trainer.datamodule.draw_list.items
+            check_drawable(items, pl_module.network, pl_module.conditioner)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
@@ -69,12 +70,14 @@ class SampleImages(Callback):
 
     def grid(self, trainer: Trainer, pl_module: PixelHDMModule, weights: Weights) -> Image.Image:
         """Draw with the averaged or the raw weights."""
-        data, rows = trainer.datamodule, defaultdict(list)
+        data, drawn = trainer.datamodule, {}
         with trainer.precision_plugin.forward_context():
-            for batch in DrawLoader(data.draw, data.batch_size):
-                drawn = pl_module.draw(batch["condition"], batch["seed"], *data.draw_size, weights)
-                for condition, image in zip(
-                    drawn.condition.tolist(), drawn.images.numpy(), strict=True
-                ):
-                    rows[f"class {condition}"].append(image)
-        return labelled_grid({label: np.stack(images) for label, images in rows.items()})
+            for batch in DrawLoader(data.draw_list.items, data.batch_size):
+                images = pl_module.draw_batch(batch, weights).numpy()
+                drawn |= zip(batch["items"], images, strict=True)
+        return labelled_grid(
+            [
+                (group[0].label, [drawn[item] for item in group])
+                for group in by_group(data.draw_list.items)
+            ]
+        )

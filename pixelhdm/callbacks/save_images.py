@@ -1,95 +1,136 @@
 """What predict draws, as files."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jaxtyping import UInt8
 from lightning.pytorch import Callback, Trainer
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
-from pixelhdm.files import replacing
-from pixelhdm.inference.grid import labelled_grid
-from pixelhdm.module import Drawn, PixelHDMModule
+from pixelhdm.callbacks.contact_sheet import contact_sheet
+from pixelhdm.callbacks.image_facts import has_facts, own_facts, shared_facts, write_png
+from pixelhdm.callbacks.layouts import (
+    DPG_FOLDER,
+    write_class_grid,
+    write_dpg_grids,
+    write_geneval_metadata,
+)
+from pixelhdm.data.draws import DrawItem
+from pixelhdm.files import TEMPORARY, replacing
+from pixelhdm.inference.drawable import check_drawable
+from pixelhdm.module import PixelHDMModule
+from pixelhdm.processes import gather_objects
 
-GRID_ROWS, GRID_COLUMNS = 20, 20
+PAGE = "index.html"
+IN_NAME = ("checkpoint", "weights", "sampler", "steps")
 
 
 class SaveImages(Callback):
-    """Write one PNG for each image that predict draws, and a grid of them.
+    """Write one PNG for each image that predict draws, and index.html, which shows all of them.
 
-    Each PNG carries its settings as text. Files are named by class and seed; the grid shows the
-    first 20 classes and 20 images of each.
+    Each PNG carries prompt or class, seed, settings, checkpoint and config as text. Images that are
+    already there with the same facts are not drawn again, so that an interrupted call goes on where
+    it stopped. For classes there is a grid.png too, of the first 20 classes and 20 images of each;
+    for GenEval and DPG the folders that their scorers read.
 
     Args:
         folder: where to write; empty makes <run folder>/predict/<settings>.
+
+    Attributes:
+        config: the resolved config as YAML; the command line sets it.
     """
 
     def __init__(self, folder: str | None = None):
-        self.folder = folder
+        self.folder, self.config = folder, ""
+        self.shared: dict[str, str] = {}
+        self.target, self.scale = Path(), 1.0
 
-    def target(self, trainer: Trainer, pl_module: PixelHDMModule) -> Path:
-        """The folder to write to."""
-        if self.folder:
-            return Path(self.folder)
-        settings = " ".join(
-            f"{name}={value}" for name, value in self.settings(trainer, pl_module).items()
-        )
-        return (
-            Path(trainer.default_root_dir)
-            / "predict"
-            / settings.replace(" ", "_").replace("/", "-")
-        )
+    def setup(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
+        if stage != "predict":
+            return
+        data = trainer.datamodule
+        check_drawable(data.draw_list.items, pl_module.network, pl_module.conditioner)
+        data.find_drawn = partial(self.find_drawn, trainer, pl_module)
 
-    def settings(self, trainer: Trainer, pl_module: PixelHDMModule) -> dict[str, str]:
-        """What the images depend on besides class and seed."""
-        source = trainer.ckpt_path or pl_module.init_from
-        return {
-            "checkpoint": Path(source).stem,
-            "weights": pl_module.weights,
-            "sampler": type(pl_module.sampler).__name__,
-            "steps": str(pl_module.sampler.num_steps),
-            "scale": f"{pl_module.guidance.scale:g}",
-            "size": "{}x{}".format(*trainer.datamodule.draw_size),
-        }
+    def find_drawn(self, trainer: Trainer, pl_module: PixelHDMModule) -> set[str]:
+        """The files that are already there with the same facts, once the checkpoint is known; all
+        processes look at a share of them.
+        """
+        items = trainer.datamodule.draw_list.items
+        self.scale = pl_module.guidance.scale
+        self.shared = shared_facts(trainer, pl_module, self.config)
+        self.target = Path(self.folder) if self.folder else self.default_folder(trainer)
+        own = [
+            item.file
+            for item in items[trainer.global_rank :: trainer.world_size]
+            if has_facts(self.target / item.file, self.facts(item))
+        ]
+        found = {file for part in gather_objects(own) for file in part}
+        if found:
+            rank_zero_info(
+                f"{len(found)} of {len(items)} images are already in {self.target}, with the same "
+                "settings and checkpoint; they are not drawn again."
+            )
+        return found
 
-    def on_predict_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
-        self.target(trainer, pl_module).mkdir(parents=True, exist_ok=True)
+    def default_folder(self, trainer: Trainer) -> Path:
+        """A folder named after the settings."""
+        data = trainer.datamodule
+        named = {name: self.shared[name] for name in IN_NAME}
+        named |= {"scale": f"{self.scale:g}", "size": "{}x{}".format(*data.draw_size)}
+        if data.draw_list.name:
+            named = {"prompts": data.draw_list.name} | named
+        name = "_".join(f"{name}={value}" for name, value in named.items())
+        return Path(trainer.default_root_dir) / "predict" / name.replace(" ", "_").replace("/", "-")
+
+    def facts(self, item: DrawItem) -> dict[str, str]:
+        """What the file of an image tells."""
+        return own_facts(item, self.scale) | self.shared
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: PixelHDMModule, outputs: Drawn, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: PixelHDMModule,
+        outputs: UInt8[Tensor, "B H W 3"],
+        batch: dict[str, Any],
+        *_: Any,
     ) -> None:
-        folder, shared = self.target(trainer, pl_module), self.settings(trainer, pl_module)
-        for image, condition, seed in zip(
-            outputs.images.numpy(), outputs.condition.tolist(), outputs.seed.tolist(), strict=True
-        ):
-            facts = PngInfo()
-            own = {"class": str(condition), "seed": str(seed)}
-            for name, value in (own | shared).items():
-                facts.add_text(f"pixelhdm.{name}", value)
-            with replacing(folder / image_name(condition, seed)) as temporary:
-                Image.fromarray(image).save(temporary, "png", pnginfo=facts)
+        for image, item in zip(outputs.numpy(), batch["items"], strict=True):
+            write_png(self.target / item.file, image, self.facts(item), self.config)
 
     def teardown(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
-        if stage != "predict":  # on_predict_end would not run on a process without images
+        """Write what lies beside the images. on_predict_end would not run on a process without
+        images, nor where none is left to draw.
+        """
+        if stage != "predict":
             return
         trainer.strategy.barrier()
-        if not trainer.is_global_zero:
+        drawn, there = trainer.datamodule.draw_list, trainer.datamodule.drawn
+        items = [item for item in drawn.items if (self.target / item.file).is_file()]
+        if drawn.layout == "dpg":
+            own = [item for item in items if item.group % trainer.world_size == trainer.global_rank]
+            write_dpg_grids(self.target, own, drawn, {item.file: self.facts(item) for item in own})
+            trainer.strategy.barrier()
+        if not trainer.is_global_zero or not items:
             return
-        folder, draw = self.target(trainer, pl_module), trainer.datamodule.draw
-        seeds = range(draw.seed, draw.seed + min(draw.num_per_class, GRID_COLUMNS))
-        rows = {
-            f"class {c}": np.stack(
-                [np.asarray(Image.open(folder / image_name(c, seed))) for seed in seeds]
-            )
-            for c in draw.class_list[:GRID_ROWS]
-        }
-        with replacing(folder / "grid.png") as temporary:
-            labelled_grid(rows).save(temporary, "png")
-        count = len(draw.class_list) * draw.num_per_class
-        print(f"Wrote {count} images and grid.png to {folder}")
+        self.remove_leftovers(items)
+        if drawn.layout == "classes":
+            write_class_grid(self.target, items)
+        if drawn.layout == "geneval":
+            write_geneval_metadata(self.target, drawn)
+        with replacing(self.target / PAGE) as temporary:
+            temporary.write_text(contact_sheet(items, self.shared, self.scale), encoding="utf-8")
+        left = len(drawn.items) - len(items)
+        print(
+            f"Drew {len(items) - len(there)} images, {len(there)} were there already"
+            f"{f', {left} are left' if left else ''}. Look at them: {self.target / PAGE}"
+        )
 
-
-def image_name(condition: int, seed: int) -> str:
-    """File name of an image."""
-    return f"class{condition:04d}_seed{seed:06d}.png"
+    def remove_leftovers(self, items: list[DrawItem]) -> None:
+        """Delete the unfinished files that a killed call left behind."""
+        folders = {self.target, self.target / DPG_FOLDER}
+        for folder in folders | {(self.target / item.file).parent for item in items}:
+            for file in folder.glob(f".*{TEMPORARY}"):
+                file.unlink()

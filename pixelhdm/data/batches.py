@@ -57,7 +57,7 @@ class Filling:
         self.image = torch.empty(num, height, width, 3, dtype=torch.uint8, pin_memory=self.pin)
         self.pixels = self.image.numpy()
         self.pixels[len(self.slots.index) :] = 0
-        self.condition: list[int | str] = [self.source.empty] * num
+        self.condition: list[int | str | Tensor] = [self.source.empty] * num
         self.weight = np.zeros(num, dtype=np.float32)
 
     def fill(self, slot: int) -> None:
@@ -74,8 +74,8 @@ class Filling:
         self.condition[slot], self.weight[slot] = record.condition, 1.0
 
     def batch(self) -> Batch:
-        """The batch: image uint8 B H W 3; condition, class numbers B or B captions; weight, seed
-        and index, each B; bad, what is known of its bad samples.
+        """The batch: image uint8 B H W 3; condition, class numbers B or B captions or their
+        states; weight, seed and index, each B; bad, what is known of its bad samples.
         """
         empty = self.slots.num - len(self.slots.index)
         numbers = isinstance(self.source.empty, int)
@@ -165,7 +165,7 @@ def by_processes(
 
     def finished() -> tuple[Slots, Batch]:
         slots, future = waiting.popleft()
-        batch = future.result()
+        batch = unpacked(future.result())
         return slots, {
             name: value.pin_memory() if pin and isinstance(value, Tensor) else value
             for name, value in batch.items()
@@ -200,4 +200,28 @@ def adopt(source: ImageSource) -> None:
 
 def load_adopted(slots: Slots) -> Batch:
     """One batch of the source that this process has taken."""
-    return load_batch(adopted[0], slots)
+    return packed(load_batch(adopted[0], slots))
+
+
+def packed(batch: Batch) -> Batch:
+    """A batch whose states are one tensor, for each tensor on its way between processes takes an
+    open file.
+    """
+    condition = batch["condition"]
+    states = [own for own in condition if isinstance(own, Tensor)]
+    if isinstance(condition, Tensor) or not states:
+        return batch
+    lengths = [len(own) if isinstance(own, Tensor) else own for own in condition]
+    return batch | {"condition": lengths, "states": torch.cat(states)}
+
+
+def unpacked(batch: Batch) -> Batch:
+    """The batch that was packed."""
+    states = batch.pop("states", None)
+    if states is not None:
+        lengths = [own for own in batch["condition"] if isinstance(own, int)]
+        each = iter(states.split(lengths))
+        batch["condition"] = [
+            next(each) if isinstance(own, int) else own for own in batch["condition"]
+        ]
+    return batch

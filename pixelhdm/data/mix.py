@@ -62,6 +62,9 @@ class Mix(ImageSource):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def leaves(self) -> list[ImageSource]:
+        return [leaf for source in self.sources for leaf in source.leaves()]
+
     def sizes(self) -> UInt16[np.ndarray, "N 2"]:
         return np.concatenate([source.sizes() for source in self.sources])
 

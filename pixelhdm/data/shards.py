@@ -12,6 +12,7 @@ from pixelhdm.data.indexing.index import CRC_KNOWN, NO_LABEL, TEXT_IN_INDEX, TEX
 from pixelhdm.data.indexing.open_index import open_index
 from pixelhdm.data.reading.storage import ReadError, Storage
 from pixelhdm.data.source import BadSample, ImageSource, Record
+from pixelhdm.data.text_cache import TextCache
 from pixelhdm.data.views import Crop, View
 from pixelhdm.errors import UserError, check_one_of
 
@@ -37,6 +38,9 @@ class Shards(ImageSource):
         storage: how often and how long a read is tried.
         index_folder: where the compiled index lies; beside the shards or, where that cannot be,
             in the user's cache when empty.
+        cached_text: whether captions come as the text encoder's states, which main.py cache-text
+            has made; the training then needs no encoder.
+        text_folder: where those lie, a folder or an address; beside the shards when empty.
     """
 
     def __init__(
@@ -47,10 +51,18 @@ class Shards(ImageSource):
         crop: Crop = "center",
         storage: Storage = Storage(),
         index_folder: str | None = None,
+        cached_text: bool = False,
+        text_folder: str | None = None,
     ):
         check_one_of(Condition, condition=condition)
+        if cached_text and condition != "caption":
+            raise UserError(
+                f"condition must be caption where cached_text is true, got {condition}."
+            )
         self.path, self.condition, self.view = path, condition, View(flip_prob, crop)
         self.storage, self.index_folder = storage, index_folder
+        self.cached_text, self.text_folder = cached_text, text_folder
+        self.text_cache: TextCache | None = None
         self.empty = "" if condition == "caption" else 0
 
     def prepare(self) -> None:
@@ -75,6 +87,8 @@ class Shards(ImageSource):
                 f"Set the source's condition to {others}, or prepare the data with them."
             )
         self.classes = self.index.classes if self.condition == "class" else ()
+        if self.cached_text:
+            self.text_cache = TextCache(self.index, self.storage, self.text_folder)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -111,13 +125,38 @@ class Shards(ImageSource):
             return Record(pixels, int(row.label[index]))
         if self.condition == "none":
             return Record(pixels, 0)
+        captions = self.read_captions(index, text)
+        chosen = self.view.caption(len(captions), seed)
+        if self.text_cache is not None:
+            shard = int(row.shard[index])
+            return Record(pixels, self.text_cache.states(shard, index, captions, chosen))
+        return Record(pixels, captions[chosen])
+
+    def captions(self, index: int) -> list[str]:
+        """All captions of a sample, its image left alone; errors as of `load`."""
+        row = self.index
+        first, last = span(row.text_offset[index], row.text_length[index])
+        if row.flags[index] & TEXT_IN_INDEX:
+            return self.read_captions(index, row.texts[first:last].tobytes())
         try:
-            captions = captions_in(text, bool(row.flags[index] & TEXT_IS_JSON))
+            text = self.storage.read(row.shards[row.shard[index]], first, last - first)
+        except ReadError as error:
+            raise BadSample(error.reason, str(error)) from error
+        return self.read_captions(index, text)
+
+    def read_captions(self, index: int, text: bytes) -> list[str]:
+        """The captions in a sample's bytes of them, at least one.
+
+        Raises:
+            BadSample: there is none, or they cannot be read.
+        """
+        try:
+            captions = captions_in(text, bool(self.index.flags[index] & TEXT_IS_JSON))
         except ValueError as error:
             raise BadSample("text", str(error)) from error
         if not captions:
             raise BadSample("text", "it has no caption")
-        return Record(pixels, self.view.caption(captions, seed))
+        return captions
 
     def parts(self, index: int) -> tuple[bytes, bytes]:
         """The bytes of a sample's image, and of its captions where those are asked for."""

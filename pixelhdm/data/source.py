@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, Int64, Integer, UInt8, UInt16
+from jaxtyping import BFloat16, Int16, Int64, Integer, UInt8, UInt16
+from torch import Tensor
 
 
 class Record(NamedTuple):
@@ -12,11 +13,11 @@ class Record(NamedTuple):
 
     Attributes:
         image: pixels, uint8.
-        condition: class number or caption.
+        condition: class number, caption, or a caption's states.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
-    condition: int | str
+    condition: int | str | BFloat16[Tensor, "T C"]
 
 
 class BadSample(Exception):
@@ -73,6 +74,10 @@ class ImageSource(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A short text that differs when the data differ; call after `open`."""
+
+    def leaves(self) -> list["ImageSource"]:
+        """The sources that it is made of; itself where it is not of several."""
+        return [self]
 
     def shards(self) -> Integer[np.ndarray, "N"] | None:
         """For each image the number of the file that it lies in, those of one file standing

@@ -64,9 +64,9 @@ class View:
         return view[:, ::-1] if flip < self.flip_prob else view
 
     @staticmethod
-    def caption(captions: list[str], seed: int) -> str:
-        """One of a sample's captions, each as likely."""
-        return captions[int(draws(seed)[3] * len(captions))]
+    def caption(num: int, seed: int) -> int:
+        """The number of one of a sample's captions, each as likely."""
+        return int(draws(seed)[3] * num)
 
 
 def draws(seed: int) -> Float64[np.ndarray, "4"]:

@@ -1,32 +1,58 @@
 """Pictures that show many images at once."""
 
+import textwrap
+
 import numpy as np
 from einops import repeat
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 MIN_CELL, GAP, FONT_SIZE = 64, 4, 14
+LABEL_WIDTH, LABEL_LINES = 24, 3
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
-def labelled_grid(rows: dict[str, UInt8[np.ndarray, "n H W 3"]]) -> Image.Image:
-    """One row of images per label, the label to its left; small images are enlarged without
-    smoothing.
+def labelled_grid(rows: list[tuple[str, list[Pixels]]]) -> Image.Image:
+    """One row of images per label, the label to its left.
+
+    Small images are enlarged without smoothing; those smaller than others stand in the middle of
+    their cells.
     """
-    height = max(images.shape[1] for images in rows.values())
-    width = max(images.shape[2] for images in rows.values())
-    columns = max(len(images) for images in rows.values())
+    images = [image for _, row in rows for image in row]
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    columns = max(len(row) for _, row in rows)
     zoom = max(1, -(-MIN_CELL // min(height, width)))
     font = ImageFont.load_default(FONT_SIZE)
-    margin = int(max(font.getlength(label) for label in rows)) + 3 * GAP
-    cell_height, cell_width = height * zoom + GAP, width * zoom + GAP
-    canvas = Image.new(
-        "RGB", (margin + columns * cell_width, len(rows) * cell_height + GAP), "white"
-    )
+    labels = [short(label) for label, _ in rows]
+    margin = int(max(font.getlength(line) for text in labels for line in text.split("\n")))
+    margin += 3 * GAP
+    height, width = height * zoom, width * zoom
+    size = margin + columns * (width + GAP), len(rows) * (height + GAP) + GAP
+    canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
-    for row, (label, images) in enumerate(rows.items()):
-        top = GAP + row * cell_height
-        pen.text((GAP, top + height * zoom / 2), label, fill="black", font=font, anchor="lm")
-        for column, image in enumerate(images):
-            large = repeat(image, "h w c -> (h p) (w q) c", p=zoom, q=zoom)
-            canvas.paste(Image.fromarray(large), (margin + column * cell_width, top))
+    for number, (label, (_, row)) in enumerate(zip(labels, rows, strict=True)):
+        top = GAP + number * (height + GAP)
+        pen.text((GAP, top + height / 2), label, fill="black", font=font, anchor="lm")
+        for column, image in enumerate(row):
+            large = Image.fromarray(repeat(image, "h w c -> (h p) (w q) c", p=zoom, q=zoom))
+            left = margin + column * (width + GAP) + (width - large.width) // 2
+            canvas.paste(large, (left, top + (height - large.height) // 2))
     return canvas
+
+
+def short(label: str) -> str:
+    """A label in at most three short lines."""
+    lines = textwrap.wrap(label, LABEL_WIDTH, max_lines=LABEL_LINES, placeholder=" …")
+    return "\n".join(lines)
+
+
+def tiled(images: list[Pixels], columns: int) -> Pixels:
+    """Images of one size side by side, row after row; empty places are black."""
+    height, width, _ = images[0].shape
+    rows = -(-len(images) // columns)
+    whole = np.zeros((rows * height, columns * width, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * height, number % columns * width
+        whole[top : top + height, left : left + width] = image
+    return whole

@@ -1,5 +1,6 @@
 """Guidance: how the predictions with and without the condition become one velocity."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,12 @@ class Guidance:
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale
+
+    def at(self, scale: float | None) -> "Guidance":
+        """The same guidance of another strength; None keeps it."""
+        other = copy.copy(self)
+        other.scale = self.scale if scale is None else scale
+        return other
 
     def velocity(self, predict: Predict, context: Context, empty: Context) -> Velocity:
         """The guided velocity as a function of (z, t), with the contexts closed over."""

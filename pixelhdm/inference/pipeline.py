@@ -35,12 +35,20 @@ def draw_images(
     guidance: Guidance,
     condition: Any,
     noise: Float[Tensor, "B H W 3"],
+    negative: list[str] | None = None,
 ) -> Float[Tensor, "B H W 3"]:
-    """Draw one image per condition from unit `noise`; the result lies in [-1, 1]."""
+    """Draw one image per condition from unit `noise`; the result lies in [-1, 1].
+
+    Guidance leads away from `negative`, one prompt per image; from the empty condition where it is
+    empty.
+    """
 
     def predict(z: Tensor, t: Tensor, context: Context) -> Tensor:
         times = repeat(t, "-> b", b=len(z))
         return flow.velocity(network(z, times, context), z, times).output
 
-    velocity = guidance.velocity(predict, conditioner(condition), conditioner.empty(len(noise)))
-    return sampler.sample(velocity, flow.noise_scale * noise, flow.t_eps).clamp(-1, 1)
+    is_plain = negative is None or not any(negative)
+    away = conditioner.empty(len(noise)) if is_plain else conditioner(negative)
+    velocity = guidance.velocity(predict, conditioner(condition), away)
+    noise = flow.noise_scale_at(*noise.shape[1:3]) * noise
+    return sampler.sample(velocity, noise, flow.t_eps).clamp(-1, 1)

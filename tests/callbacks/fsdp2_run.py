@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.zclip import ZClip
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.data.samplers import RandomPlan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.inference.guidance import Guidance
@@ -98,7 +98,7 @@ def train(folder: Path, strategy: Strategy | str = "auto", processes: int = 1) -
     )
     sources = {"train": Numbers(PLAN.size), "val": Numbers(GLOBAL_BATCH)}
     share = GLOBAL_BATCH // processes
-    trainer.fit(module, PixelHDMDataModule(2, share, ClassDraws(0), **sources, num_workers=0))
+    trainer.fit(module, PixelHDMDataModule(2, share, Draws(0), **sources, num_workers=0))
     state = module.state_dict()
     held = (value.to_local() if isinstance(value, DTensor) else value for value in state.values())
     seen = {

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from pixelhdm.callbacks.bad_samples import FILE, BadSamples
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
@@ -33,7 +33,7 @@ def run(folder, bad=(), val_bad=(), callback=None, ckpt_path=None, **flags) -> t
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     )
     data = PixelHDMDataModule(
-        2, BATCH, ClassDraws(0), Numbers(NUM, bad), Numbers(10, val_bad), seed=0, num_workers=0
+        2, BATCH, Draws(0), Numbers(NUM, bad), Numbers(10, val_bad), seed=0, num_workers=0
     )
     trainer = Trainer(
         accelerator="cpu",

@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from pixelhdm.callbacks.ema import EMA
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
@@ -112,6 +112,20 @@ def test_a_resumed_run_goes_on_with_the_ramp():
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("step", [0, 30])
+def test_the_ramp_counts_the_steps_that_a_carried_average_has_seen(step):
+    """At the start of a new run, and where that run is resumed."""
+    module = new_module()
+    module.average_steps = 5000
+    run = Run(0.9999, module, step)
+    start, weights = averages(module), [7.0, -3.0, 2.0]
+    for weight in weights:
+        run.batch(weight)
+    for name, value in averages(module).items():
+        expected = closed_form(start[name], weights, 0.9999, first=5000 + step).float()
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_average_is_float32_and_fine_beside_bfloat16_weights():
     module = new_module()
     module.network.bfloat16()
@@ -142,7 +156,7 @@ def test_training_with_bfloat16_weights_is_refused(tmp_path):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(8), num_workers=0)
+    data = PixelHDMDataModule(2, 4, Draws(0), Numbers(8), num_workers=0)
     with pytest.raises(UserError, match=r"stored in float32 to train, got bfloat16.*bf16-mixed"):
         trainer.fit(module, data)
 

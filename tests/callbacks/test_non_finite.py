@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import FILE, SkipNonFinite
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.files import append_once
@@ -68,7 +68,7 @@ def run(folder, bad: set[int], max_in_a_row: int = 5, spoil=nan, ckpt_path=None,
         loss=TripleLoss(velocity=BadAt(bad, spoil)),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     )
-    data = PixelHDMDataModule(2, 4, ClassDraws(0), Numbers(22), seed=0, num_workers=0)
+    data = PixelHDMDataModule(2, 4, Draws(0), Numbers(22), seed=0, num_workers=0)
     skip = SkipNonFinite(max_in_a_row)
     trainer = Trainer(
         accelerator="cpu",

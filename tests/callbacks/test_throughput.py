@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pixelhdm.callbacks import throughput
 from pixelhdm.callbacks.throughput import Throughput, training_dtype
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.data.source import Record
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.inference.guidance import Guidance
@@ -114,7 +114,7 @@ def run(folder, clock, num=24, network=None, ckpt_path=None, **flags) -> tuple[l
         **flags,
     )
     data = PixelHDMDataModule(
-        2, BATCH, ClassDraws(0), Slow(num, clock), Slow(8, clock), seed=0, num_workers=0
+        2, BATCH, Draws(0), Slow(num, clock), Slow(8, clock), seed=0, num_workers=0
     )
     trainer.fit(small_module(clock, network), data, ckpt_path=ckpt_path)
     with open(f"{trainer.logger.log_dir}/metrics.csv", encoding="utf-8") as file:
@@ -206,7 +206,7 @@ def test_no_hook_stays_and_nothing_is_logged_where_logging_is_off(tmp_path, cloc
         enable_model_summary=False,
     )
     source = Slow(8, clock)
-    trainer.fit(module, PixelHDMDataModule(2, BATCH, ClassDraws(0), source, source, seed=0))
+    trainer.fit(module, PixelHDMDataModule(2, BATCH, Draws(0), source, source, seed=0))
     assert not module.conditioner._forward_hooks
     assert not [name for name in trainer.callback_metrics if name.startswith("throughput")]
 

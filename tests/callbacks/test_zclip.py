@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.zclip import NormStatistics, ZClip
-from pixelhdm.data.draws import ClassDraws
+from pixelhdm.data.draws import Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
@@ -137,7 +137,7 @@ def run(folder, sizes, *callbacks, ckpt_path=None, adam=None, **flags):
         use_distributed_sampler=False,
         **flags,
     )
-    data = PixelHDMDataModule(2, 1, ClassDraws(0), Numbers(len(sizes)), seed=0, num_workers=0)
+    data = PixelHDMDataModule(2, 1, Draws(0), Numbers(len(sizes)), seed=0, num_workers=0)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module, watch, trainer
 

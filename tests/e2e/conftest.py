@@ -2,10 +2,11 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import torch
 
 from pixelhdm import cli
 from pixelhdm.models.encoders.dino import DINOv3
+from tests.e2e.life import ROOT, fit, stop_fork_server
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = [
     "-c",
     str(ROOT / "configs_c2i/quickstart.yaml"),
@@ -26,6 +27,13 @@ QUICK = [
     "--trainer.limit_val_batches=0",
     "--sample_images.every_n_steps=0",
 ]  # training alone
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """It ends with the tests."""
+    yield
+    stop_fork_server()
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +55,26 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
     return call
 
 
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs/ of a quick run."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    fit(*QUICKSTART, folder=folder)
+    return folder / "runs"
+
+
+@pytest.fixture
+def trained(run_folder: Path, quickstart: Path) -> None:
+    """runs/quickstart is there as `fit` leaves it."""
+    shutil.copytree(quickstart, "runs")
+
+
 def start(
     *arguments: object, processes: int = 1, folder: str | Path | None = None
 ) -> subprocess.Popen:
-    """Start the command line in its own process or processes, in `folder` or the current one."""
+    """Start the command line as a person does, where that itself is to be tested: a Life is there
+    sooner.
+    """
     launcher = (
         []
         if processes == 1

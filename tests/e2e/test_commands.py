@@ -16,8 +16,11 @@ from pixelhdm import cli
 from pixelhdm.data.digits import Digits
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.training.losses.velocity import VelocityLoss
-from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, finish, start
+from tests.captioned import prepare_captioned
+from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint
+from tests.e2e.life import Life, fit
 from tests.tiny_dino import save_dinov3
+from tests.tiny_qwen3 import save_tiny_qwen3
 
 LAST = "--ckpt_path=runs/quickstart/checkpoints/step_00000008.ckpt"
 
@@ -30,7 +33,8 @@ def test_fit_says_where_everything_is_and_the_next_command_works(run):
     run(*shlex.split(output[output.index("python main.py predict") :].split("\n")[0])[2:])
     folder = next(Path("runs/quickstart/predict").iterdir())
     names = {file.name for file in folder.iterdir()}
-    assert names == {"grid.png"} | {f"class{c:04d}_seed{s:06d}.png" for c in (1, 7) for s in (0, 1)}
+    drawn = {f"class{c:04d}_seed{s:06d}.png" for c in (1, 7) for s in (0, 1)}
+    assert names == {"grid.png", "index.html"} | drawn
 
 
 def test_printed_command_knows_the_flags_of_the_run(run):
@@ -60,16 +64,14 @@ def test_fast_dev_run_writes_no_run(run):
     assert not Path("runs/quickstart/samples").exists()
 
 
-def test_resolved_config_repeats_the_run(run):
-    run("fit", *QUICKSTART)
+def test_resolved_config_repeats_the_run(trained, run):
     run("fit", "-c", "runs/quickstart/config.yaml", "--trainer.default_root_dir=again")
     first, again = (checkpoint(folder, 8)["state_dict"] for folder in ("runs/quickstart", "again"))
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-def test_predict_flags_and_metadata(run):
-    run("fit", *QUICKSTART)
-    flags = ["--data.draw.classes=3", "--data.draw.num_per_class=2", "--data.draw.seed=40"]
+def test_predict_flags_and_metadata(trained, run):
+    flags = ["--data.draw.classes=3", "--data.draw.num_images=2", "--data.draw.seed=40"]
     flags += [
         "--model.sampler.num_steps=3",
         "--model.guidance.scale=2.5",
@@ -89,9 +91,8 @@ def test_predict_flags_and_metadata(run):
     assert facts["scale"] == "2.5"
 
 
-def test_predict_builds_nothing_of_training(run, monkeypatch):
+def test_predict_builds_nothing_of_training(trained, run, monkeypatch):
     """No data source, loss or optimizer is made, and the data need not exist."""
-    run("fit", *QUICKSTART)
     for part in (Digits, VelocityLoss, DINOv3):
 
         @functools.wraps(part.__init__)
@@ -125,8 +126,7 @@ def test_average_and_raw_weights_draw_differently_and_image_does_not_depend_on_t
     assert np.abs(images["ema"] - images["raw"]).max() > 1
 
 
-def test_validate_measures_the_average_on_held_out_images(run):
-    run("fit", *QUICKSTART)
+def test_validate_measures_the_average_on_held_out_images(trained, run):
     first, again = (
         run("validate", *QUICKSTART, LAST),
         run("validate", *QUICKSTART, LAST, "--data.batch_size=64"),
@@ -136,34 +136,41 @@ def test_validate_measures_the_average_on_held_out_images(run):
     assert 0.1 < values[0] < 10
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights, caplog):
-    run("fit", *QUICKSTART)
+@pytest.mark.parametrize(("weights", "carry"), [("raw", "true"), ("ema", "false")])
+def test_init_from_starts_a_new_run_from_the_chosen_weights(run, weights, carry, caplog):
+    """A learning rate of 0 keeps the weights, and a decay of 0.5 an average after one step."""
+    run("fit", *QUICKSTART, "--ema.decay=0.5")
     run(
-        "fit", *QUICKSTART, f"--model.init_from={LAST.split('=')[1]}", f"--model.weights={weights}",
-        "--trainer.default_root_dir=new", "--trainer.max_steps=1", "--model.optimizer.lr=0",
-        "--checkpoint.every_n_steps=1",
+        "fit", *QUICKSTART, "--model.init_from=runs/quickstart", f"--model.init_weights={weights}",
+        f"--model.init_ema={carry}", "--trainer.default_root_dir=new", "--trainer.max_steps=1",
+        "--model.optimizer.lr=0", "--checkpoint.every_n_steps=1", "--ema.decay=0.5",
     )  # fmt: skip
-    assert f"Loaded {weights} weights of step 8" in caplog.text
-    assert "none missing" in caplog.text
-    old, new = checkpoint("runs/quickstart", 8), checkpoint("new", 1)
+    assert f"Took {weights} weights of step 8 from runs/quickstart/checkpoints/" in caplog.text
+    assert (
+        f"the average {'goes on after its 8' if carry == 'true' else 'starts anew'}" in caplog.text
+    )
+    old, new = checkpoint("runs/quickstart", 8)["state_dict"], checkpoint("new", 1)
     prefix = "ema." if weights == "ema" else ""
-    raw = {key: value for key, value in new["state_dict"].items() if not key.startswith("ema.")}
-    assert all(torch.equal(value, old["state_dict"][prefix + key]) for key, value in raw.items())
+    for key, value in new["state_dict"].items():
+        if not key.startswith("ema."):
+            assert torch.equal(value, old[prefix + key])
+            average = old[f"ema.{key}"] if carry == "true" else value
+            torch.testing.assert_close(new["state_dict"][f"ema.{key}"], (average + value) / 2)
     assert new["global_step"] == 1
+    assert new["training"]["average_steps"] == (8 if carry == "true" else 0)
 
 
-def test_predict_takes_init_from(run):
-    run("fit", *QUICKSTART)
+def test_predict_takes_init_from(trained, run):
     file = LAST.split("=")[1]
     run("predict", *QUICKSTART, f"--model.init_from={file}", "--save_images.folder=a")
     run("predict", *QUICKSTART, LAST, "--save_images.folder=b")
-    for name in Path("a").iterdir():
-        assert name.read_bytes() == (Path("b") / name.name).read_bytes()
+    for file in Path("a").glob("*.png"):
+        one, other = Image.open(file), Image.open(Path("b") / file.name)
+        assert one.tobytes() == other.tobytes()
+        assert one.info | {"pixelhdm.config": ""} == other.info | {"pixelhdm.config": ""}
 
 
-def test_foreign_checkpoints_are_errors(run):
-    run("fit", *QUICKSTART)
+def test_foreign_checkpoints_are_errors(trained, run):
     state = torch.load(LAST.split("=")[1], weights_only=True)["state_dict"]
     for content in ({"state_dict": state}, {"state_dict": [1]}, {"weights": 1}, [1]):
         torch.save(content, "foreign.ckpt")
@@ -173,8 +180,7 @@ def test_foreign_checkpoints_are_errors(run):
                 run(command, *QUICKSTART, new, "--ckpt_path=foreign.ckpt")
 
 
-def test_wrong_checkpoints_are_errors(run):
-    run("fit", *QUICKSTART)
+def test_wrong_checkpoints_are_errors(trained, run):
     whole = Path(LAST.split("=")[1]).read_bytes()
     Path("torn.ckpt").write_bytes(whole[: len(whole) // 2])
     for command in ("fit", "validate", "predict"):
@@ -197,42 +203,31 @@ def test_wrong_checkpoints_are_errors(run):
 def test_two_processes_share_the_work(run):
     """The same images as one process, none missing; the same losses and weights up to rounding."""
     sgd = ["--model.optimizer.class_path=torch.optim.SGD", "--model.optimizer.init_args.lr=0.05"]
-    ddp = [
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-        "--data.batch_size=4",
-        "--trainer.default_root_dir=two",
-    ]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    two = ["--data.batch_size=20", "--trainer.default_root_dir=two"]
     sgd += [
-        "--trainer.max_steps=220",
-        "--trainer.val_check_interval=203",
+        "--trainer.max_steps=50",
+        "--trainer.val_check_interval=41",
         "--sample_images.every_n_steps=0",
         "--checkpoint.every_n_steps=0",
-    ]  # past the padded batch, the 203rd
-    finish(start("fit", *QUICKSTART, *sgd, *ddp, processes=2))
-    finish(start("fit", *QUICKSTART, *sgd))
-    one, two = (checkpoint(folder, 220) for folder in ("runs/quickstart", "two"))
+    ]  # past the padded batch, the 41st, of which the second process has nothing
+    fit(*QUICKSTART, *sgd, *ddp, *two, processes=2)
+    fit(*QUICKSTART, *sgd, "--data.batch_size=40")
+    one, two = (checkpoint(folder, 50) for folder in ("runs/quickstart", "two"))
     for key, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=1e-4)
-    last = "--ckpt_path=two/checkpoints/step_00000220.ckpt"
-    flags = [*QUICKSTART, last, "--data.draw.num_per_class=3"]
-    finish(
-        start(
-            "predict",
-            *flags,
-            *ddp[:2],
-            "--data.batch_size=2",
-            "--save_images.folder=b",
-            processes=2,
-        )
-    )
+    last = "--ckpt_path=two/checkpoints/step_00000050.ckpt"
+    flags = [*QUICKSTART, last, "--data.draw.num_images=3"]
+    small = ["--data.batch_size=2", "--save_images.folder=b"]
+    Life("predict", *flags, *ddp, *small, processes=2).end()
     run("predict", *flags, "--save_images.folder=a")
     names = sorted(file.name for file in Path("a").iterdir())
     assert names == sorted(file.name for file in Path("b").iterdir())
-    one_image = ["--data.draw.classes=3", "--data.draw.num_per_class=1", "--save_images.folder=c"]
-    finish(start("predict", *flags, *ddp[:2], *one_image, processes=2))
-    assert {file.name for file in Path("c").iterdir()} == {"grid.png", "class0003_seed000000.png"}
-    for name in names:
+    one_image = ["--data.draw.classes=3", "--data.draw.num_images=1", "--save_images.folder=c"]
+    Life("predict", *flags, *ddp, *one_image, processes=2).end()
+    own = {"grid.png", "index.html", "class0003_seed000000.png"}
+    assert {file.name for file in Path("c").iterdir()} == own
+    for name in (name for name in names if name.endswith(".png")):
         a, b = (np.asarray(Image.open(Path(folder) / name)).astype(int) for folder in "ab")
         assert np.abs(a - b).max() <= 1
 
@@ -301,27 +296,34 @@ def test_a_skipped_step_does_not_cost_its_checkpoint(run, monkeypatch, bad, save
     assert all(value.isfinite().all() for value in state)
 
 
-CONFIGS = sorted(ROOT.glob("configs_*/*.yaml"))
+CONFIGS = [path for path in sorted(ROOT.glob("configs_*/*.yaml")) if path.name != "base.yaml"]
 
 
-@pytest.mark.parametrize(
-    "config", [c for c in CONFIGS if c.name != "base.yaml"], ids=lambda c: c.stem
-)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.parent.name[-3:]}-{c.stem}")
 def test_every_shipped_config_trains_and_draws_tiny(run, config):
     """With the files that the command in its head comment names, all losses included."""
     command = next(line for line in config.read_text().splitlines() if "main.py fit" in line)
     files = [ROOT / name for name in re.findall(r"-c (\S+)", command)]
     assert files[-1] == config
-    flags = [word for file in (*files, ROOT / "tests/offline.yaml") for word in ("-c", file)]
+    overlay = {"configs_c2i": "offline.yaml", "configs_t2i": "offline_t2i.yaml"}
+    tiny = ROOT / "tests" / overlay[config.parent.name]
+    flags = [word for file in (*files, tiny) for word in ("-c", file)]
     text = "".join(file.read_text() for file in files)
     if "RepaLoss" in text and "repa: null" not in text:
         teacher = save_dinov3(Path("dinov3"))
         repa = "--model.loss.init_args.repa.init_args.teacher.init_args"
         flags += [f"{repa}.source={teacher.source}", f"{repa}.dim={teacher.dim}"]
+    if config.parent.name == "configs_t2i":
+        save_tiny_qwen3("qwen3")
+        prepare_captioned("data/mine")
+    if "init_from" in text:  # of the stage before: a run of the same config, started from nothing
+        run("fit", *flags, "--model.init_from=null", "--trainer.default_root_dir=before")
+        flags += ["--model.init_from=before"]
     flags += ["--trainer.default_root_dir=run", "--trainer.limit_val_batches=2"]
     run("fit", *flags)
     run("predict", *flags, "--ckpt_path=last")
-    assert list(Path("run/predict").glob("*/grid.png"))
+    assert list(Path("run/predict").glob("*/index.html"))
+    assert len(list(Path("run/predict").glob("*/*_seed*.png"))) >= 2
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
@@ -355,16 +357,20 @@ def test_print_config_shows_the_merged_files(run, capsys):
     assert merged["model"]["guidance"]["init_args"]["scale"] == 2.0
 
 
-def test_default_configs_have_the_stated_size(run, monkeypatch):
-    """imagenet_256.yaml parses, builds and has as many parameters as its head comment says."""
+@pytest.mark.parametrize(
+    ("folder", "name", "conditioner"),
+    [("configs_c2i", "imagenet_256", 9_225_216), ("configs_t2i", "pretrain_256", 2_103_296)],
+)
+def test_default_configs_have_the_stated_size(run, monkeypatch, folder, name, conditioner):
+    """They parse, build and have as many parameters as a head comment says."""
     built = []
     monkeypatch.setattr(
         cli.PixelHDMCLI, "_run_subcommand", lambda self, _: built.append(self.model)
     )
+    files = [ROOT / folder / f"{part}.yaml" for part in ("base", name)]
     with torch.device("meta"):
-        run(
-            "fit",
-            *(f"--config={ROOT / 'configs_c2i' / name}.yaml" for name in ("base", "imagenet_256")),
-        )
-    assert sum(p.numel() for p in built[0].network.parameters()) == 356_708_483
-    assert sum(p.numel() for p in built[0].conditioner.parameters()) == 9_225_216
+        run("fit", *(f"--config={file}" for file in files))
+    text = "".join(file.read_text() for file in files)
+    for part, number in (("network", 356_708_483), ("conditioner", conditioner)):
+        assert sum(p.numel() for p in getattr(built[0], part).parameters()) == number
+        assert f"{number:,}" in text

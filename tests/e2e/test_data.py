@@ -1,15 +1,11 @@
 """The way of the data through the real command line: shards, buckets, processes, kills, faults."""
 
 import json
-import multiprocessing
-import os
 import shutil
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,8 @@ from PIL import Image
 
 from pixelhdm.data.prepare.prepare import prepare
 from tests.data.reading.servers import S3_ENVIRONMENT, WebServer, s3_server
-from tests.e2e.conftest import QUICK, ROOT, checkpoint, differences, finish, start, watched
-from tests.e2e.watch import command_line
+from tests.e2e.conftest import QUICK, checkpoint, differences, finish, start, watched
+from tests.e2e.life import Life, fit
 
 SIZES = {(17, 17): 14, (20, 13): 9, (13, 20): 13, (7, 7): 3}  # width, height: how many
 KEPT, STEPS = 36, 11  # images and batches of an epoch: 4 + 3 + 4, of up to 4 images
@@ -44,73 +40,7 @@ checkpoint: {{every_n_steps: 1}}
 """
 
 
-# Runs in processes of their own -------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterable[None]:
-    """A process that has imported everything; each run is forked from it within a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        forkserver.set_forkserver_preload(["tests.e2e.watch"])
-        forkserver.ensure_running()
-    yield
-    forkserver._forkserver._stop()
-
-
-class Life:
-    """A run of the command line in one process or several, as torch.distributed.run starts them."""
-
-    def __init__(self, *arguments: str, processes: int = 1, **environment: str):
-        self.output = Path(f"output{len(list(Path().glob('output*')))}.txt").resolve()
-        self.output.touch()
-        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        context = multiprocessing.get_context("forkserver")
-        self.processes = []
-        for rank in range(processes):
-            own = {"MARK": self.mark, **environment}
-            if processes > 1:
-                own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                own |= {"TORCHELASTIC_RUN_ID": "test", "GLOO_SOCKET_IFNAME": "lo"}
-                own |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
-                own |= {name: str(processes) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-                own |= {"GROUP_RANK": "0"}
-            call = (["fit", *arguments], str(Path.cwd()), str(self.output), own)
-            self.processes.append(context.Process(target=command_line, args=call))
-            self.processes[-1].start()
-
-    def end(self, code: int = 0, within: float = 120) -> str:
-        """Wait for it; what it has printed."""
-        deadline = time.monotonic() + within
-        try:
-            for process in self.processes:
-                process.join(max(deadline - time.monotonic(), 0))
-            codes = [process.exitcode for process in self.processes]
-            assert codes[0] == code, self.output.read_text()  # others may see that one is killed
-            assert {bool(other) for other in codes} == {bool(code)}, self.output.read_text()
-        finally:
-            for process in self.processes:
-                process.kill()
-        return self.output.read_text()
-
-    def left_behind(self) -> list[str]:
-        """Processes of this run that are still there."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"MARK={self.mark}".encode() in (folder / "environ").read_bytes():
-                    found.append(folder.name)
-            except OSError:
-                continue
-        return found
-
-
-def fit(*arguments: str, code: int = 0, processes: int = 1, **environment: str) -> str:
-    """Train, and give what was printed."""
-    return Life(*arguments, processes=processes, **environment).end(code)
+# What runs have recorded --------------------------------------------------------------------------
 
 
 def lines(name: str, folder: str | Path, rank: int = 0) -> list[Any]:
@@ -246,7 +176,7 @@ def test_processes_share_each_step(whole, config):
 
 
 def test_one_process_goes_on_where_two_were_killed(whole, config):
-    Life(*config, *killed_at(7), *of_processes(2, "run"), processes=2).end(-signal.SIGKILL)
+    Life("fit", *config, *killed_at(7), *of_processes(2, "run"), processes=2).end(-signal.SIGKILL)
     first = batches("run")
     fit(*config, *RECORD, LAST)
     assert batches("run")[len(first) :] == batches(whole / "run")[7:]
@@ -265,9 +195,9 @@ def test_kills_leave_no_trace(whole, config):
     """SIGKILL within an epoch, at its end and within the next, and then Ctrl-C; other workers in
     each life. What loads the images goes with its run, and lets it save.
     """
-    Life(*config, *killed_at(4), *WORKERS["none"]).end(-signal.SIGKILL)
-    Life(*config, *killed_at(STEPS), *WORKERS["threads"], LAST).end(-signal.SIGKILL)
-    life = Life(*config, *killed_at(15), *WORKERS["processes"], LAST)
+    Life("fit", *config, *killed_at(4), *WORKERS["none"]).end(-signal.SIGKILL)
+    Life("fit", *config, *killed_at(STEPS), *WORKERS["threads"], LAST).end(-signal.SIGKILL)
+    life = Life("fit", *config, *killed_at(15), *WORKERS["processes"], LAST)
     life.end(-signal.SIGKILL)
     interrupted = [*RECORD, "--trainer.callbacks+=tests.e2e.watch.InterruptAt"]
     interrupted += ["--trainer.callbacks.step=18"]
@@ -465,7 +395,7 @@ def test_captions_need_a_conditioner_that_takes_them(config, run):
 def test_parts_of_an_epoch_and_new_loaders_lose_nothing(config, whole):
     """The trainer's epochs are shorter than the data's, or its loaders made anew for each."""
     part = [*config, "--trainer.limit_train_batches=5", "--trainer.default_root_dir=part"]
-    Life(*part, *killed_at(7), *WORKERS["threads"]).end(-signal.SIGKILL)
+    Life("fit", *part, *killed_at(7), *WORKERS["threads"]).end(-signal.SIGKILL)
     fit(*part, *RECORD, "--ckpt_path=last")
     again = ["--trainer.reload_dataloaders_every_n_epochs=1", "--trainer.num_sanity_val_steps=2"]
     again += ["--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=4"]

@@ -1,9 +1,8 @@
 """Killed and interrupted runs go on as if nothing had happened."""
 
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,13 +13,13 @@ import yaml
 from tests.e2e.conftest import (
     QUICK,
     QUICKSTART,
-    ROOT,
     checkpoint,
     differences,
     finish,
     start,
     watched,
 )
+from tests.e2e.life import Life, fit
 
 LONG = [
     *QUICKSTART,
@@ -37,48 +36,46 @@ COUNTS_OF_LIGHTNING = re.compile(
 )
 
 
-def wait_for(path: Path, process) -> None:
+# Most runs here have processes of their own: type checks in this one would draw from Python's
+# random generator.
+
+
+def alive_at(step: int, folder: str, *flags: str) -> Life:
+    """A run in `folder` that has just saved this step, and goes on."""
+    life = Life("fit", *LONG, f"--trainer.default_root_dir={folder}", *flags)
     deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
+    while not Path(f"{folder}/checkpoints/step_{step:08d}.ckpt").exists():
+        assert not life.is_over(), life.printed()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def fit(*arguments: object) -> None:
-    """Train in a process of its own: type checks in this one would draw from Python's random
-    generator.
-    """
-    finish(start("fit", *arguments))
+    return life
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict:
     """The end of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(start("fit", *LONG, "--trainer.default_root_dir=run", folder=folder))
+    fit(*LONG, "--trainer.default_root_dir=run", folder=folder)
     return checkpoint(folder / "run", 260)
 
 
 def test_killed_run_resumes_bit_identically(whole):
     """SIGKILL twice, once in each epoch; then weights, EMA, optimizer, RNG, data position and loops
-    are equal.
+    are equal, at the end of a process that Python has started anew.
     """
-    for step, extra in ((40, []), (220, ["--ckpt_path=last"])):
-        process = start("fit", *LONG, "--trainer.default_root_dir=killed", *extra)
-        wait_for(Path(f"killed/checkpoints/step_{step:08d}.ckpt"), process)
-        process.send_signal(signal.SIGKILL)
-        finish(process, -signal.SIGKILL)
-    fit(*LONG, "--trainer.default_root_dir=killed", "--ckpt_path=last")
+    for step, more in ((40, []), (220, ["--ckpt_path=last"])):
+        life = alive_at(step, "killed", *more)
+        life.send(signal.SIGKILL)
+        life.end(-signal.SIGKILL)
+    finish(start("fit", *LONG, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
     assert differences(whole, checkpoint("killed", 260)) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_saves_and_says_how_to_go_on(whole, signum):
-    process = start("fit", *LONG, "--trainer.default_root_dir=stopped")
-    wait_for(Path("stopped/checkpoints/step_00000020.ckpt"), process)
-    process.send_signal(signum)
-    output = finish(process, 128 + signum)
+    life = alive_at(20, "stopped")
+    life.send(signum)
+    output = life.end(128 + signum)
     assert "--ckpt_path last" in output
     assert "Traceback" not in output
     fit(*LONG, "--trainer.default_root_dir=stopped", "--ckpt_path=last")
@@ -89,29 +86,13 @@ def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
     """The writing process dies half way; what lies in the folder under a checkpoint's name is
     whole.
     """
-    code = (
-        "import os, sys, torch\n"
-        "from pixelhdm import checkpoints, cli\n"
-        "whole = torch.save\n"
-        "def die_half_way(content, path):\n"
-        "    whole(content, path)\n"
-        "    if content['global_step'] == 8:\n"
-        "        os.truncate(path, os.path.getsize(path) // 2)\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "checkpoints.torch.save = die_half_way\n"
-        f"sys.argv = ['main.py', 'fit', *{QUICKSTART!r}, '--trainer.default_root_dir=torn']\n"
-        "cli.main()\n"
-    )
-    Path("dies.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "dies.py"], env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    torn = [*QUICKSTART, "--trainer.default_root_dir=torn"]
+    fit(*torn, *watched("DieWhileSaving", "step=8"), code=-signal.SIGKILL)
     names = sorted(file.name for file in Path("torn/checkpoints").iterdir())
     assert "step_00000004.ckpt" in names
     assert "step_00000008.ckpt" not in names
     assert len(names) == 2  # the unfinished one is there under a temporary name
-    fit(*QUICKSTART, "--trainer.default_root_dir=torn", "--ckpt_path=last")
+    fit(*torn, "--ckpt_path=last")
     fit(*QUICKSTART, "--trainer.default_root_dir=whole")
     assert differences(checkpoint("whole", 8), checkpoint("torn", 8)) == []
     assert all(file.suffix == ".ckpt" for file in Path("torn/checkpoints").iterdir())
@@ -159,7 +140,7 @@ SPOILT = watched("SpoilAt", "step=1")
 def spoilt(tmp_path_factory) -> Path:
     """The folder of a whole run of three epochs whose second step was skipped."""
     folder = tmp_path_factory.mktemp("spoilt")
-    finish(start("fit", *ACCUMULATED, *SPOILT, "--trainer.default_root_dir=run", folder=folder))
+    fit(*ACCUMULATED, *SPOILT, "--trainer.default_root_dir=run", folder=folder)
     return folder / "run"
 
 
@@ -191,18 +172,17 @@ def test_a_stop_before_min_steps_saves_nothing_more(run):
     assert names == ["step_00000004.ckpt"]
 
 
-def test_a_resumed_runs_config_is_that_of_the_run(run):
+def test_a_resumed_runs_config_is_that_of_the_run(trained, run):
     """It starts a new run as it stands, with the seed that it is given."""
-    first = ["--model.weights=raw", "--trainer.default_root_dir=first"]
-    run("fit", *QUICKSTART, *first)
+    shutil.move("runs/quickstart", "first")
     flags = ["--model.init_from=first/checkpoints/step_00000008.ckpt", "--model.weights=raw"]
-    run("fit", *QUICKSTART, *flags)
+    run("fit", *QUICK, *flags)
     before = Path("runs/quickstart/config.yaml").read_text()
     run("fit", "-c", "runs/quickstart/config.yaml", "--ckpt_path=last", "--trainer.max_steps=12")
     config = Path("runs/quickstart/config.yaml").read_text()
     assert config == before.replace("max_steps: 8", "max_steps: 12")
     with pytest.raises(SystemExit, match="does not fit"):
-        run("fit", *QUICKSTART, "--ckpt_path=last", "--model.network.hidden_dim=48")
+        run("fit", *QUICK, "--ckpt_path=last", "--model.network.hidden_dim=48")
     assert Path("runs/quickstart/config.yaml").read_text() == config
     run("fit", "-c", "runs/quickstart/config.yaml", "--trainer.default_root_dir=again",
         "--seed_everything=5")  # fmt: skip
@@ -214,7 +194,7 @@ def test_a_resumed_runs_config_is_that_of_the_run(run):
 @pytest.mark.parametrize("step", [4, 5, 7])  # in an epoch of 5 steps, at its end, in the next
 def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run, step):
     """As advised where memory does not suffice; each image still comes once an epoch."""
-    flags = [*QUICKSTART, "--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    flags = [*QUICK, "--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
     flags += ["--trainer.val_check_interval=50", "--checkpoint.every_n_steps=1"]
     run("fit", *flags, "--data.batch_size=360", "--trainer.max_steps=10")
     file = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
@@ -227,26 +207,23 @@ def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run, step):
     assert thirds["epoch"] == whole["epoch"]
 
 
-def test_settings_of_the_command_line_win_on_resume(run):
-    run("fit", *QUICKSTART)
+def test_settings_of_the_command_line_win_on_resume(trained, run):
     more = ["--trainer.max_steps=10", "--ckpt_path=last"]
-    run("fit", *QUICKSTART, *more, "--model.optimizer.lr=0.5", "--model.optimizer.betas=[0.8,0.9]")
+    run("fit", *QUICK, *more, "--model.optimizer.lr=0.5", "--model.optimizer.betas=[0.8,0.9]")
     group = checkpoint("runs/quickstart", 10)["optimizer_states"][0]["param_groups"][0]
     assert group["lr"] == 0.5
     assert tuple(group["betas"]) == (0.8, 0.9)
 
 
-def test_resuming_an_earlier_checkpoint_is_refused_beside_a_later_one(run):
-    run("fit", *QUICKSTART)
+def test_resuming_an_earlier_checkpoint_is_refused_beside_a_later_one(trained, run):
     earlier = "--ckpt_path=runs/quickstart/checkpoints/step_00000004.ckpt"
     with pytest.raises(SystemExit, match=r"last checkpoint, got .*step_00000004.*step_00000008"):
         run("fit", *QUICKSTART, earlier)
-    run("fit", *QUICKSTART, earlier, "--trainer.default_root_dir=branch")
+    run("fit", *QUICK, earlier, "--trainer.default_root_dir=branch")
     assert Path("branch/checkpoints/step_00000008.ckpt").exists()
 
 
-def test_new_run_refuses_the_folder_of_an_old_one(run):
-    run("fit", *QUICKSTART)
+def test_new_run_refuses_the_folder_of_an_old_one(trained, run):
     before = Path("runs/quickstart/config.yaml").stat().st_mtime_ns
     with pytest.raises(
         SystemExit, match=r"must not overwrite .* step_00000008.ckpt.*--ckpt_path last"
@@ -258,33 +235,26 @@ def test_new_run_refuses_the_folder_of_an_old_one(run):
 BY_EPOCHS = [*QUICK, "--data.batch_size=400", "--trainer.max_steps=-1"]  # five batches an epoch
 
 
-def training_differences(folder: str, step: int) -> list[str]:
-    """Where a run's checkpoint differs from the whole run's; beartype draws from Python's random
-    numbers in tests.
-    """
-    found = differences(checkpoint("whole", step), checkpoint(folder, step))
-    return [name for name in found if "RandomState" not in name]
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_epochs_stay_those_of_the_data_over_resumes_at_their_ends(run, accumulate):
+def test_epochs_stay_those_of_the_data_over_resumes_at_their_ends(accumulate):
     flags = ["--checkpoint.every_n_steps=1", f"--trainer.accumulate_grad_batches={accumulate}"]
     steps = -(-5 // accumulate)
-    run("fit", *BY_EPOCHS, *flags, "--trainer.max_epochs=3", "--trainer.default_root_dir=whole")
+    fit(*BY_EPOCHS, *flags, "--trainer.max_epochs=3", "--trainer.default_root_dir=whole")
     for epochs in (1, 2, 3):
         again = ["--ckpt_path=last"] if epochs > 1 else []
-        run("fit", *BY_EPOCHS, *flags, f"--trainer.max_epochs={epochs}", *again)
+        fit(*BY_EPOCHS, *flags, f"--trainer.max_epochs={epochs}", *again)
     files = sorted(Path("runs/quickstart/checkpoints").iterdir())
     assert len(files) == 3 * steps
-    assert training_differences("runs/quickstart", 3 * steps) == []
+    whole, parts = (checkpoint(folder, 3 * steps) for folder in ("whole", "runs/quickstart"))
+    assert differences(whole, parts) == []
 
 
-def test_two_resumes_within_an_epoch_after_one_at_its_end(run):
+def test_two_resumes_within_an_epoch_after_one_at_its_end():
     flags = ["--checkpoint.every_n_steps=1", "--trainer.max_epochs=3"]
-    run("fit", *BY_EPOCHS, *flags, "--trainer.default_root_dir=whole")
-    run("fit", *BY_EPOCHS, "--trainer.max_epochs=1")
-    run("fit", *BY_EPOCHS, *flags, "--ckpt_path=last")
+    fit(*BY_EPOCHS, *flags, "--trainer.default_root_dir=whole")
+    fit(*BY_EPOCHS, "--trainer.max_epochs=1")
+    fit(*BY_EPOCHS, *flags, "--ckpt_path=last")
     for step in (7, 9):  # as if killed there
         at = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
-        run("fit", *BY_EPOCHS, *flags, at, f"--trainer.default_root_dir=from{step}")
-        assert training_differences(f"from{step}", 15) == []
+        fit(*BY_EPOCHS, *flags, at, f"--trainer.default_root_dir=from{step}")
+        assert differences(checkpoint("whole", 15), checkpoint(f"from{step}", 15)) == []

@@ -14,19 +14,18 @@ from tests.e2e.conftest import (
     QUICK,
     QUICKSTART,
     checkpoint,
-    finish,
     logged,
-    start,
     watched,
     with_repa,
 )
+from tests.e2e.life import fit
 from tests.tiny_dino import save_dinov3
 
 AMSGRAD = "--model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 0.01, amsgrad: true}}"
 MUON = "--model.optimizer={class_path: MuonAdamW, init_args: {lr: 0.01}}"
 
 
-def test_accumulated_batches_equal_one_large_batch(run):
+def test_accumulated_batches_equal_one_large_batch():
     """Past an epoch's end, where a step has one batch of 177 alone and padding; with all three
     terms, by gradient descent, which hides no factor.
     """
@@ -42,13 +41,13 @@ def test_accumulated_batches_equal_one_large_batch(run):
             f"--trainer.accumulate_grad_batches={accumulate}",
         ]
 
-    run("fit", *sized("large", 360, 1))
-    run("fit", *sized("halves", 180, 2))
+    fit(*sized("large", 360, 1))
+    fit(*sized("halves", 180, 2))
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    finish(start("fit", *sized("quarters", 90, 2), *ddp, processes=2))
+    fit(*sized("quarters", 90, 2), *ddp, processes=2)
     for step in (3, 5):  # the 5th is an epoch's last
         begun = Path(f"large/checkpoints/step_{step:08d}.ckpt").absolute()
-        run("fit", *sized(f"thirds from {step}", 120, 3), f"--ckpt_path={begun}")
+        fit(*sized(f"thirds from {step}", 120, 3), f"--ckpt_path={begun}")
     large = checkpoint("large", 7)["state_dict"]
     for folder in ("halves", "quarters", "thirds from 3", "thirds from 5"):
         state = checkpoint(folder, 7)["state_dict"]

@@ -17,12 +17,11 @@ from tests.e2e.conftest import (
     QUICKSTART,
     checkpoint,
     differences,
-    finish,
     logged,
-    start,
     watched,
     with_repa,
 )
+from tests.e2e.life import Life
 from tests.tiny_dino import DIM, save_dinov3
 
 STOP, END = 12, 24
@@ -48,9 +47,9 @@ def fit(folder: Path, *flags: str, processes: int = 1, killed: bool = False) -> 
     """Train in processes of its own, into <folder>/run, with the teacher beside it."""
     teacher = DINOv3(str(folder.parent / "dinov3"), DIM)
     command = ["fit", *EVERYTHING, "--trainer.default_root_dir=run", with_repa(teacher), *flags]
-    code = 0 if not killed else -signal.SIGKILL if processes == 1 else 1  # of the launcher
     folder.mkdir(exist_ok=True)
-    return finish(start(*command, processes=processes, folder=folder), code)
+    code = -signal.SIGKILL if killed else 0
+    return Life(*command, processes=processes, folder=folder).end(code)
 
 
 @pytest.fixture(scope="module")

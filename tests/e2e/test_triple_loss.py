@@ -8,16 +8,17 @@ import torch
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.triple import TripleLoss
 from tests.e2e.conftest import QUICK, QUICKSTART, checkpoint, logged, with_repa
+from tests.e2e.life import fit
 from tests.tiny_dino import save_dinov3
 
 TERMS = ("velocity", "frequency", "repa", "total")
 BINS = [f"{i / 10:.1f}-{(i + 1) / 10:.1f}" for i in range(10)]
 
 
-def test_every_term_falls_in_training_and_on_held_out_images(run):
+def test_every_term_falls_in_training_and_on_held_out_images():
     torch.manual_seed(0)
-    run(
-        "fit", *QUICKSTART, with_repa(save_dinov3(Path("dinov3")), "mlp"), "--ema.decay=0.95",
+    fit(
+        *QUICKSTART, with_repa(save_dinov3(Path("dinov3")), "mlp"), "--ema.decay=0.95",
         "--data.batch_size=16", "--trainer.max_steps=200", "--trainer.val_check_interval=50",
         "--checkpoint.every_n_steps=0", "--sample_images.every_n_steps=0",
     )  # fmt: skip

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
-
-from pixelhdm import cli
 
 
 class Unreadable(Callback):
@@ -36,6 +33,24 @@ class KillAt(Callback):
         last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if last and trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieWhileSaving(Callback):
+    """Kill this process half way through the writing of a step's checkpoint."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        save = torch.save
+
+        def die_half_way(content: dict[str, Any], path: Path) -> None:
+            save(content, path)
+            if content.get("global_step") == self.step:
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = die_half_way
 
 
 class InterruptAt(Callback):
@@ -131,16 +146,3 @@ class Record(Callback):
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
-
-
-def command_line(
-    arguments: list[str], folder: str, output: str, environment: dict[str, str]
-) -> None:
-    """The command line in a process that was forked with everything imported."""
-    with open(output, "a") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    os.environ.update(environment)
-    os.chdir(folder)
-    sys.argv = [str(Path(cli.__file__).parents[1] / "main.py"), *arguments]
-    cli.main()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pixelhdm.inference.grid import GAP, MIN_CELL, labelled_grid
+from pixelhdm.inference.grid import GAP, MIN_CELL, labelled_grid, short, tiled
 
 
 def noise(num: int, height: int, width: int) -> np.ndarray:
@@ -19,9 +19,9 @@ def cell(picture: np.ndarray, row: int, column: int, height: int, width: int, co
     ("height", "width", "zoom"), [(8, 8, 8), (8, 16, 8), (48, 64, 2), (70, 65, 1)]
 )
 def test_every_image_stands_in_its_cell_enlarged_without_smoothing(height, width, zoom):
-    rows = {"a": noise(3, height, width), "b": 255 - noise(2, height, width)}
+    rows = [("a", [*noise(3, height, width)]), ("b", [*(255 - noise(2, height, width))])]
     picture = np.asarray(labelled_grid(rows))
-    for r, images in enumerate(rows.values()):
+    for r, (_, images) in enumerate(rows):
         for c, image in enumerate(images):
             large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
             assert min(large.shape[:2]) >= MIN_CELL
@@ -31,10 +31,38 @@ def test_every_image_stands_in_its_cell_enlarged_without_smoothing(height, width
 
 
 def test_labels_stand_to_the_left_and_have_room():
-    rows = {"class 7": noise(1, 8, 8), "a very much longer label": noise(1, 8, 8)}
+    rows = [("class 7", [*noise(1, 8, 8)]), ("a very much longer label " * 9, [*noise(1, 8, 8)])]
     picture = np.asarray(labelled_grid(rows))
     margin = picture[:, : picture.shape[1] - 64 - GAP]
     assert (margin[:, -GAP:] == 255).all()  # the text ends before the images
     for row in (0, 1):
         dark = margin[GAP + row * (64 + GAP) :][:64] < 100
         assert dark.any()
+    assert picture.shape[1] < 64 + 2 * GAP + 24 * 12  # a long one is broken into lines
+
+
+def test_labels_are_short():
+    assert short("class 7") == "class 7"
+    lines = short("a long prompt with many words " * 9).split("\n")
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 24
+    assert lines[-1].endswith(" …")
+
+
+def test_images_of_several_sizes_stand_in_the_middle_of_their_cells():
+    tall, wide = 0 * noise(1, 80, 64)[0], 0 * noise(1, 64, 96)[0]
+    picture = np.asarray(labelled_grid([("a", [tall]), ("b", [wide])]))
+    for row, (top, left) in enumerate([(0, 16), (8, 0)]):
+        own = cell(picture, row, 0, 80, 96, 1)
+        expected = np.full((80, 96, 3), 255)
+        expected[top : 80 - top, left : 96 - left] = 0
+        np.testing.assert_array_equal(own, expected)
+
+
+def test_tiles_stand_side_by_side_without_gaps():
+    images = [*noise(3, 4, 6)]
+    whole = tiled(images, 2)
+    assert whole.shape == (8, 12, 3)
+    np.testing.assert_array_equal(whole[:4, 6:], images[1])
+    np.testing.assert_array_equal(whole[4:, :6], images[2])
+    assert (whole[4:, 6:] == 0).all()

@@ -39,6 +39,12 @@ def test_guidance_is_its_formula_whatever_the_lengths(scale, null_length):
     assert (c - u).abs().max() > 0.01
 
 
+def test_another_strength_leaves_the_first_alone():
+    first = Guidance(2.0)
+    assert [first.at(scale).scale for scale in (None, 0.0, 5.0)] == [2.0, 0.0, 5.0]
+    assert first.scale == 2.0
+
+
 def test_both_halves_run_in_one_call():
     predict = Predict()
     velocity = Guidance(3.0).velocity(predict, context(2, 3), context(2, 1, seed=9))

@@ -53,9 +53,18 @@ def test_pictures_lie_in_range_and_carry_no_graph():
 
 
 @pytest.mark.parametrize("prediction", ["v", "x"])
-@pytest.mark.parametrize("noise_scale", [1.0, 2.0])
-def test_first_call_sees_the_noise_at_the_flows_strength(prediction, noise_scale, monkeypatch):
-    flow, seen = FlowMatching(prediction, noise_scale=noise_scale), []
+@pytest.mark.parametrize(
+    ("settings", "strength"),
+    [
+        ({}, 1),
+        ({"noise_scale": 2.0}, 2),
+        ({"noise_scale": 0.5, "reference_size": 2, "noise_scale_power": 2.0}, 3),  # 4x6 pixels
+    ],
+)
+def test_first_call_sees_the_noise_at_the_flows_strength(
+    prediction, settings, strength, monkeypatch
+):
+    flow, seen = FlowMatching(prediction, **settings), []
     velocity = FlowMatching.velocity
     monkeypatch.setattr(
         FlowMatching,
@@ -64,7 +73,7 @@ def test_first_call_sees_the_noise_at_the_flows_strength(prediction, noise_scale
     )
     images(flow=flow, sampler=EulerSampler(1), scale=1.0)
     z, t = seen[0]
-    torch.testing.assert_close(z, 0.95 * noise_scale * seeded_noise(SEEDS, 4, 6))
+    torch.testing.assert_close(z, 0.95 * strength * seeded_noise(SEEDS, 4, 6))
     torch.testing.assert_close(t, torch.full((5,), 0.05))
 
 

@@ -34,7 +34,7 @@ def test_path_ends_in_noise_and_image():
 
 @pytest.mark.parametrize("t_eps", [0.05, 0.2])
 def test_time_keeps_its_distance_from_the_ends(t_eps):
-    t = FlowMatching(t_eps=t_eps).time(torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]))
+    t = FlowMatching(t_eps=t_eps).time(torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]), 8, 8)
     torch.testing.assert_close(t[[0, 2, 4]], torch.tensor([t_eps, 0.5, 1 - t_eps]))
     assert (t.diff() > 0).all()
     assert t.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_time_keeps_its_distance_from_the_ends(t_eps):
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.8)])
 def test_time_is_logit_normal(mean, std):
-    t = FlowMatching(time_mean=mean, time_std=std).time(randn(4000))
+    t = FlowMatching(time_mean=mean, time_std=std).time(randn(4000), 8, 8)
     squeezed = (t.double() - 0.05) / 0.9
     logit = torch.log(squeezed / (1 - squeezed))
     assert stats.kstest(logit.numpy(), stats.norm(mean, std).cdf).pvalue > 0.01
@@ -56,8 +56,62 @@ def test_time_shift_is_its_formula(shift):
     normal = torch.linspace(-2, 2, 9)
     t = torch.sigmoid(normal)
     expected = 0.05 + 0.9 * t / (t + (1 - t) * shift)
-    torch.testing.assert_close(FlowMatching(time_shift=shift).time(normal), expected)
+    torch.testing.assert_close(FlowMatching(time_shift=shift).time(normal, 8, 8), expected)
     assert expected[4].item() == pytest.approx(0.05 + 0.9 / (1 + shift))  # above 1: more noise
+
+
+T2I = FlowMatching(time_shift=2.0, reference_size=256, time_shift_power=0.5, noise_scale_power=0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [
+        ((128, 128), 128),
+        ((256, 256), 256),
+        ((512, 512), 512),
+        ((256, 1024), 512),
+        ((2048, 512), 1024),
+    ],
+)
+def test_shift_and_noise_grow_with_the_side_of_a_square_of_the_same_area(size, side):
+    """2, 2.83, 4 and 1, 1.41, 2 at 256, 512, 1024."""
+    root = (side / 256) ** 0.5
+    assert T2I.time_shift_at(*size) == pytest.approx(2 * root)
+    assert T2I.noise_scale_at(*size) == pytest.approx(root)
+    assert T2I.time_shift_at(*size) * T2I.noise_scale_at(*size) == pytest.approx(side / 128)
+
+
+@pytest.mark.parametrize("reference", [None, 256])
+def test_without_powers_every_size_has_the_very_same_numbers(reference):
+    flow, normal = FlowMatching(time_shift=3.0, noise_scale=1.7, reference_size=reference), randn(9)
+    plain = FlowMatching(time_shift=3.0, noise_scale=1.7)
+    for size in ((8, 8), (256, 256), (1024, 64)):
+        assert (flow.time_shift_at(*size), flow.noise_scale_at(*size)) == (3.0, 1.7)
+        assert torch.equal(flow.time(normal, *size), plain.time(normal, 8, 8))
+
+
+def test_times_and_noise_of_training_follow_the_size():
+    flow = FlowMatching(
+        time_shift=1.5,
+        reference_size=2,
+        time_shift_power=1.0,
+        noise_scale=0.5,
+        noise_scale_power=2.0,
+    )
+    normal = torch.linspace(-2, 2, 9)
+    t = torch.sigmoid(normal)
+    expected = 0.05 + 0.9 * t / (t + (1 - t) * 3)  # 2x8 has the area of a square of side 4
+    torch.testing.assert_close(flow.time(normal, 2, 8), expected)
+    x, noise = randn(3, 2, 8, 3), randn(3, 2, 8, 3, seed=5)
+    torch.testing.assert_close(flow.sample(x, noise, T).noise, 2 * noise)
+
+
+@pytest.mark.parametrize("k", [0.5, 2.0, 4.0])
+def test_noise_k_times_as_strong_is_a_shift_by_k_up_to_scale(k):
+    strong = FlowMatching(noise_scale=k).sample(X, NOISE, T)
+    scale = T + (1 - T) * k
+    shifted = FlowMatching().sample(X, NOISE, T / scale)
+    torch.testing.assert_close(strong.z_t / scale[:, None, None, None], shifted.z_t)
 
 
 def test_prediction_v_is_passed_on_in_float32():
@@ -90,6 +144,16 @@ def test_prediction_x_never_divides_by_less_than_t_eps():
         ({"time_std": 0.0}, "time_std must be above 0, got 0.0"),
         ({"time_shift": -1.0}, "time_shift must be above 0, got -1.0"),
         ({"noise_scale": float("nan")}, "noise_scale must be above 0, got nan"),
+        (
+            {"time_shift_power": 0.5},
+            r"time_shift_power must be 0 without a reference_size, got 0\.5",
+        ),
+        ({"noise_scale_power": -1.0}, "noise_scale_power must be 0 without a reference_size"),
+        ({"reference_size": 0}, "reference_size must be at least 1, got 0"),
+        (
+            {"reference_size": 256, "noise_scale_power": float("inf")},
+            "noise_scale_power must be a finite number, got inf",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, words):

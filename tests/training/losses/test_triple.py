@@ -30,7 +30,7 @@ class Bias(LossTerm):
 def given(num: int = 3, size: int = 8) -> tuple[Prediction, FlowSample]:
     flow = FlowMatching()
     x, noise = randn(num, size, size, 3, seed=1), randn(num, size, size, 3, seed=2)
-    sample = flow.sample(x, noise, flow.time(randn(num, seed=3)))
+    sample = flow.sample(x, noise, flow.time(randn(num, seed=3), *x.shape[1:3]))
     return Prediction(randn(num, size, size, 3, seed=4), randn(num, 4, 6, seed=5)), sample
 
 

@@ -1,0 +1,61 @@
+"""What lies beside the images: a grid of classes, and what the scorers of benchmarks read."""
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pixelhdm.callbacks.image_facts import has_facts, write_png
+from pixelhdm.data.draws import DrawItem, DrawList
+from pixelhdm.files import replacing
+from pixelhdm.inference.grid import Pixels, labelled_grid, tiled
+
+GRID_ROWS, GRID_COLUMNS = 20, 20
+DPG_COLUMNS, DPG_FOLDER = 2, "grids"
+
+
+def by_group(items: list[DrawItem]) -> list[list[DrawItem]]:
+    """The images of each class or prompt."""
+    return [list(group) for _, group in groupby(items, key=lambda item: item.group)]
+
+
+def pixels(file: Path) -> Pixels:
+    """The content of a file."""
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def write_class_grid(folder: Path, items: list[DrawItem]) -> None:
+    """grid.png: the first 20 classes, one row each, and 20 images of each."""
+    groups = by_group(items)[:GRID_ROWS]
+    rows = [(g[0].label, [pixels(folder / i.file) for i in g[:GRID_COLUMNS]]) for g in groups]
+    with replacing(folder / "grid.png") as temporary:
+        labelled_grid(rows).save(temporary, "png")
+
+
+def write_geneval_metadata(folder: Path, draw_list: DrawList) -> None:
+    """NUMBER/metadata.jsonl: the line of each prompt, beside the folder of its images, as GenEval's
+    evaluate_images.py reads it (github.com/djghosh13/geneval).
+    """
+    for number, prompt in enumerate(draw_list.prompts):
+        file = folder / f"{number:05d}/metadata.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_text(f"{prompt.metadata}\n", encoding="utf-8")
+
+
+def write_dpg_grids(
+    folder: Path, items: list[DrawItem], draw_list: DrawList, facts: dict[str, dict[str, str]]
+) -> None:
+    """grids/PROMPT.png: the images of each prompt, two by two, as DPG's compute_dpg_bench.py cuts
+    them (github.com/TencentQQGYLab/ELLA); the folder holds nothing else. `facts` are those of each
+    file.
+    """
+    for group in by_group(items):
+        file = folder / DPG_FOLDER / f"{draw_list.prompts[group[0].group].file_name}.png"
+        seeds = ", ".join(str(item.seed) for item in group)
+        own = facts[group[0].file] | {"seed": seeds}
+        if not has_facts(file, own):
+            images = [pixels(folder / item.file) for item in group]
+            write_png(file, tiled(images, DPG_COLUMNS), own)
