@@ -35,6 +35,9 @@ class Shards(ImageSource):
         flip_prob: probability of mirroring an image left to right.
         crop: which part of an image is kept where its shape is not the bucket's: center, or
             random, another in every epoch.
+        caption_probs: where images have several captions, the probability of the first, of the
+            second and so on; where an image has fewer, they keep their ratios. All are as likely
+            when empty.
         storage: how often and how long a read is tried.
         index_folder: where the compiled index lies; beside the shards or, where that cannot be,
             in the user's cache when empty.
@@ -49,6 +52,7 @@ class Shards(ImageSource):
         condition: Condition = "class",
         flip_prob: float = 0.0,
         crop: Crop = "center",
+        caption_probs: list[float] | None = None,
         storage: Storage = Storage(),
         index_folder: str | None = None,
         cached_text: bool = False,
@@ -59,7 +63,7 @@ class Shards(ImageSource):
             raise UserError(
                 f"condition must be caption where cached_text is true, got {condition}."
             )
-        self.path, self.condition, self.view = path, condition, View(flip_prob, crop)
+        self.path, self.condition, self.view = path, condition, View(flip_prob, crop, caption_probs)
         self.storage, self.index_folder = storage, index_folder
         self.cached_text, self.text_folder = cached_text, text_folder
         self.text_cache: TextCache | None = None

@@ -1,5 +1,6 @@
 """What of an image a training step sees: which part, mirrored or not, with which caption."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,15 +22,24 @@ class View:
         flip_prob: probability of mirroring an image left to right.
         crop: which part of an image is kept where its shape is not the bucket's: center, or
             random, another in every epoch.
+        caption_probs: probability of a sample's first caption, of its second and so on; where a
+            sample has fewer, they keep their ratios. None takes all as likely.
     """
 
     flip_prob: float = 0.0
     crop: Crop = "center"
+    caption_probs: list[float] | None = None
 
     def __post_init__(self) -> None:
         check_one_of(Crop, crop=self.crop)
         if not 0 <= self.flip_prob <= 1:
             raise UserError(f"flip_prob must lie in 0 … 1, got {self.flip_prob}.")
+        probs = self.caption_probs
+        if probs is not None and not (probs and all(0 < prob < math.inf for prob in probs)):
+            raise UserError(
+                f"caption_probs must be numbers above 0, one for each caption, got {probs}. "
+                "Leave it empty to take all captions as likely."
+            )
 
     def image(
         self,
@@ -63,10 +73,12 @@ class View:
         view = cover(pixels, height, width, where)
         return view[:, ::-1] if flip < self.flip_prob else view
 
-    @staticmethod
-    def caption(num: int, seed: int) -> int:
-        """The number of one of a sample's captions, each as likely."""
-        return int(draws(seed)[3] * num)
+    def caption(self, num: int, seed: int) -> int:
+        """The number of the caption that a sample with `num` of them is shown with."""
+        if self.caption_probs is None:
+            return int(draws(seed)[3] * num)
+        upto = np.cumsum(self.caption_probs[:num])
+        return int(np.searchsorted(upto, draws(seed)[3] * upto[-1], side="right"))
 
 
 def draws(seed: int) -> Float64[np.ndarray, "4"]:

@@ -43,7 +43,7 @@ def test_flips_and_crops_and_captions_are_independent():
 
 
 def test_captions_are_equally_likely():
-    counts = Counter(View.caption(3, seed) for seed in range(3000))
+    counts = Counter(View().caption(3, seed) for seed in range(3000))
     assert sorted(counts) == [0, 1, 2]
     assert all(850 < times < 1150 for times in counts.values())
 
@@ -57,3 +57,23 @@ def test_another_size_than_expected_is_a_bad_sample():
 def test_wrong_flip_prob(value):
     with pytest.raises(UserError, match=f"flip_prob must lie in 0 … 1, got {value}"):
         View(flip_prob=value)
+
+
+@pytest.mark.parametrize(("num", "expected"), [(3, [0.6, 0.3, 0.1]), (2, [2 / 3, 1 / 3]), (1, [1])])
+def test_captions_have_their_probabilities_and_keep_their_ratios(num, expected):
+    view = View(caption_probs=[6, 3, 1])
+    counts = Counter(view.caption(num, seed) for seed in range(3000))
+    assert sorted(counts) == list(range(num))
+    for number, prob in enumerate(expected):
+        assert counts[number] / 3000 == pytest.approx(prob, abs=0.03)
+
+
+def test_a_caption_beyond_the_probabilities_is_never_taken():
+    view = View(caption_probs=[1, 1])
+    assert {view.caption(5, seed) for seed in range(200)} == {0, 1}
+
+
+@pytest.mark.parametrize("probs", [[], [0.5, 0.0], [1.0, -1.0], [float("nan")]])
+def test_wrong_probabilities_are_one_sentence(probs):
+    with pytest.raises(UserError, match="caption_probs must be numbers above 0"):
+        View(caption_probs=probs)
