@@ -109,6 +109,18 @@ def test_equal_captions_are_encoded_once(qwen, monkeypatch):
     assert asked == [[SHORT]]
 
 
+def test_remembered_captions_are_encoded_once_and_whatever_their_batch(qwen, monkeypatch):
+    first, again = (conditioner(qwen, num_remembered=2) for _ in range(2))
+    first([SHORT, LONG])
+    again([LONG])
+    again([SHORT, "a third one"])
+    assert again.known.keys() == {SHORT, LONG}
+    for text in (SHORT, LONG):
+        assert torch.equal(first.known[text], again.known[text])
+    monkeypatch.setattr(again.encoder, "encode", lambda *_: pytest.fail("it was encoded again"))
+    again([SHORT, LONG, ""])
+
+
 @pytest.mark.parametrize("texts", [[SHORT, LONG], ["", ""], [SHORT, ""]])
 def test_every_parameter_has_a_gradient_whatever_the_batch(qwen, texts):
     """DDP waits for every parameter's."""
@@ -166,6 +178,7 @@ def test_class_numbers_are_refused(qwen):
     ("settings", "words"),
     [
         ({"pad_multiple": 0}, "pad_multiple must be at least 1, got 0"),
+        ({"num_remembered": -1}, "num_remembered must be at least 0, got -1"),
         ({"null_prob": 2.0}, "null_prob must lie in 0 … 1, got 2.0"),
     ],
 )
