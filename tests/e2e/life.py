@@ -23,6 +23,7 @@ def fork_server() -> subprocess.Popen:
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
         start_new_session=True,
     )
 
@@ -89,7 +90,7 @@ class Life:
         """What it has printed."""
         return self.output.read_text()
 
-    def end(self, code: int = 0, within: float = 120) -> str:
+    def end(self, code: int = 0, within: float = 240) -> str:
         """Wait for it; what it has printed."""
         deadline = time.monotonic() + within
         try:
