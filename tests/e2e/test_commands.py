@@ -17,7 +17,7 @@ from pixelhdm.data.digits import Digits
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.captioned import prepare_captioned
-from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint
+from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, logged
 from tests.e2e.life import Life, fit
 from tests.tiny_dino import save_dinov3
 from tests.tiny_qwen3 import save_tiny_qwen3
@@ -324,6 +324,20 @@ def test_every_shipped_config_trains_and_draws_tiny(run, config):
     run("predict", *flags, "--ckpt_path=last")
     assert list(Path("run/predict").glob("*/index.html"))
     assert len(list(Path("run/predict").glob("*/*_seed*.png"))) >= 2
+
+
+def test_the_t2i_quickstart_works_on_real_paintings_with_a_real_encoder(run):
+    """Its own sizes and network, a few steps alone."""
+    config = ["-c", str(ROOT / "configs_t2i/quickstart.yaml"), "--data.batch_size=2"]
+    few = ["--trainer.max_steps=2", "--sample_images.every_n_steps=0"]
+    run("fit", *config, *few)
+    assert all(value > 0 for value in logged("runs/t2i_quickstart", "train/total"))
+    Path("prompts.txt").write_text("a red barn\n", encoding="utf-8")
+    draw = ["--data.prompts=prompts.txt", "--data.draw.height=64", "--data.draw.width=32"]
+    draw += ["--model.sampler.num_steps=1", "--ckpt_path=last", "--save_images.folder=out"]
+    run("predict", *config, *draw)
+    assert len(list(Path("out").glob("00000_seed*.png"))) == 4
+    assert Image.open("out/00000_seed000003.png").size == (32, 64)
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
