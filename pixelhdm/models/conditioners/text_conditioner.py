@@ -1,6 +1,6 @@
 """Condition on text: the states of a frozen language model, normalised and projected."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -35,8 +35,9 @@ class TextConditioner(Conditioner):
         dim: width of the context; the module gives the network's hidden_dim here.
         source: text encoder of the library transformers: Hub name; a folder with config.json,
             tokenizer and weights; or package:NAME/FOLDER, a folder inside an installed Python
-            package.
-        width: width of the encoder's states; empty takes what its config.json says.
+            package. Empty takes Qwen/Qwen3-0.6B in Qwen3Conditioner.
+        width: width of the encoder's states; empty takes that of Qwen3's sizes, or what the
+            encoder's config.json says.
         layer: which hidden states: -1 the last after the final norm, -2 the layer before.
         template: how a caption becomes the encoder's text: empty for the caption itself, chat for
             the tokenizer's chat template, or a text with {} in the caption's place.
@@ -56,10 +57,12 @@ class TextConditioner(Conditioner):
         encoder: the text encoder; read when a text is first encoded, never saved.
     """
 
+    default_source: ClassVar[str | None] = None
+
     def __init__(
         self,
         dim: int,
-        source: str,
+        source: str | None = None,
         width: int | None = None,
         layer: int = -1,
         template: str | None = None,
@@ -75,6 +78,13 @@ class TextConditioner(Conditioner):
         check_one_of(Null, null=null)
         check_at_least(1, pad_multiple=pad_multiple)
         check_at_least(0, num_remembered=num_remembered)
+        source = self.default_source if source is None else source
+        if source is None:
+            raise UserError(
+                "source of TextConditioner must be a text encoder, got none. Set "
+                "model.conditioner.source to a folder or a name of the Hub, or use "
+                "Qwen3Conditioner."
+            )
         self.encoder = TextEncoder(source, width, layer, template, max_length)
         self.pooling, self.pad_multiple = pooling, pad_multiple
         self.num_remembered = num_remembered
@@ -174,58 +184,13 @@ class TextConditioner(Conditioner):
 class Qwen3Conditioner(TextConditioner):
     """Captions as the hidden states of a frozen Qwen3 (arXiv:2505.09388), see TextConditioner.
 
-    The defaults are PixelHDM's: the last states after the final norm, of the caption itself, and
-    the last token's state as the pooled vector. Z-Image takes layer -2 of the chat template.
-
-    Args:
-        dim: width of the context; the module gives the network's hidden_dim here.
-        source: Qwen/Qwen3-0.6B, Qwen/Qwen3-1.7B, Qwen/Qwen3-4B, another name of the Hub, or a
-            folder with config.json, tokenizer and weights.
-        width: width of the encoder's states; empty takes that of the sizes above, or what the
-            folder's config.json says.
-        layer: which hidden states: -1 the last after the final norm, -2 the layer before.
-        template: how a caption becomes the encoder's text: empty for the caption itself, chat for
-            the tokenizer's chat template, or a text with {} in the caption's place.
-        max_length: most tokens of a caption, template included; longer ones lose their end.
-        pooling: what steers the whole picture: last, the state of the last token, or mean, that of
-            all.
-        null: the empty condition: learned (one token and one pooled vector), or empty, the
-            encoder's states of the empty text.
-        null_prob: probability of training a sample on the empty condition, for classifier-free
-            guidance.
-        pad_multiple: captions of different length are filled up to a multiple of it, in tokens.
-        num_remembered: captions whose states stay in memory once they were encoded, for sets of so
-            few: a caption of 70 tokens takes 140 KB with Qwen3-0.6B. Larger sets are encoded before
-            the training by main.py cache-text.
+    The source is Qwen/Qwen3-0.6B unless another is given: Qwen/Qwen3-1.7B, Qwen/Qwen3-4B, a folder.
+    The other defaults are PixelHDM's too: the last states after the final norm, of the caption
+    itself, and the last token's state as the pooled vector. Z-Image takes layer -2 of the chat
+    template.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        source: str = "Qwen/Qwen3-0.6B",
-        width: int | None = None,
-        layer: int = -1,
-        template: str | None = None,
-        max_length: int = 256,
-        pooling: Pooling = "last",
-        null: Null = "learned",
-        null_prob: float = 0.1,
-        pad_multiple: int = 16,
-        num_remembered: int = 0,
-    ):
-        super().__init__(
-            dim,
-            source,
-            width,
-            layer,
-            template,
-            max_length,
-            pooling,
-            null,
-            null_prob,
-            pad_multiple,
-            num_remembered,
-        )
+    default_source = "Qwen/Qwen3-0.6B"
 
 
 def is_empty(text: Text) -> bool:

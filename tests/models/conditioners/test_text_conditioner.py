@@ -189,3 +189,9 @@ def test_wrong_settings_are_one_sentence(qwen, settings, words):
 
 def test_states_have_the_encoders_width(qwen):
     assert conditioner(qwen).encoder.width == WIDTH
+
+
+def test_qwen3_is_the_default_of_its_own_class_alone():
+    assert Qwen3Conditioner(DIM).encoder.source == "Qwen/Qwen3-0.6B"
+    with pytest.raises(UserError, match="source of TextConditioner must be a text encoder"):
+        TextConditioner(DIM)
