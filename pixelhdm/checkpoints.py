@@ -174,6 +174,8 @@ def trained_file(path: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    if str(path) == "":
+        raise UserError("init_from must be a file or a run's folder, got nothing. Leave it out.")
     if Path(path).is_file():
         return Path(path)
     found = checkpoints_of(path)

@@ -42,6 +42,7 @@ from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
     check_new_run,
     check_resumed_run,
+    checkpoints_of,
     last_checkpoint,
 )
 from pixelhdm.data.digits import Digits
@@ -68,6 +69,7 @@ from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser, build_error
+from pixelhdm.processes import leave_group
 from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -241,14 +243,31 @@ class PixelHDMCLI(LightningCLI):
             else:
                 check_resumed_run(folder, config.ckpt_path)
             return
-        if config.ckpt_path is None and config.model.init_from is None:
-            raise UserError(
-                f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last."
-            )
+        self.check_weights(config.ckpt_path, config.model.init_from, folder)
         if self.subcommand == "predict":
+            self.run_config.ckpt_path = config.ckpt_path  # with what the images are drawn
+            self.run_config.model.init_from = config.model.init_from
             config.return_predictions = False
             for key in TRAINING_ONLY:
                 config[key] = None
+
+    def check_weights(self, ckpt_path: str | None, init_from: str | None, folder: str) -> None:
+        """Raise a UserError unless it is clear which weights validate and predict are to take: the
+        config of a later stage names the stage before it.
+        """
+        if ckpt_path is not None:
+            return
+        if init_from is None:
+            raise UserError(
+                f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last."
+            )
+        own, given = Path(folder).resolve(), Path(init_from).resolve()
+        if checkpoints_of(folder) and own not in (given, *given.parents):
+            raise UserError(
+                f"{self.subcommand} must be told which weights to take, got no --ckpt_path, where "
+                f"{folder} has checkpoints of its own and model.init_from is {init_from}. Give "
+                "--ckpt_path last, or another --trainer.default_root_dir."
+            )
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -413,6 +432,7 @@ def main() -> None:
         if sys.argv[1:2] == ["cache-text"]:
             sys.argv[1], command_line = "fit", CacheTextCLI
         run_cli(command_line)
+        leave_group()
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
     except (ValueError, RuntimeError) as error:

@@ -25,7 +25,7 @@ def shared_facts(trainer: Trainer, pl_module: PixelHDMModule, config: str) -> di
     """What all images of a call depend on."""
     source = Path(trainer.ckpt_path or pl_module.init_from)
     return {
-        "checkpoint": source.stem,
+        "checkpoint": str(source),
         "checkpoint_digest": digest_of_checkpoint(source),
         "weights": pl_module.weights,
         "sampler": type(pl_module.sampler).__name__,

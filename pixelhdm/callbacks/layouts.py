@@ -1,5 +1,6 @@
 """What lies beside the images: a grid of classes, and what the scorers of benchmarks read."""
 
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from PIL import Image
 
 from pixelhdm.callbacks.image_facts import has_facts, write_png
 from pixelhdm.data.draws import DrawItem, DrawList
+from pixelhdm.data.prompt_fields import Prompt
+from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
 from pixelhdm.inference.grid import Pixels, labelled_grid, tiled
 
@@ -34,6 +37,32 @@ def write_class_grid(folder: Path, items: list[DrawItem]) -> None:
         labelled_grid(rows).save(temporary, "png")
 
 
+def check_folder(folder: Path, draw_list: DrawList) -> None:
+    """Raise a UserError where a benchmark's folder holds images that are not to be drawn: its
+    scorer would count them.
+    """
+    wanted = {folder / item.file for item in draw_list.items}
+    if draw_list.layout == "geneval":
+        found = folder.glob("[0-9]*/samples/*.png")
+    elif draw_list.layout == "dpg":
+        grids = {folder / grid_file(prompt) for prompt in draw_list.prompts}
+        wanted |= grids
+        found = [*folder.glob("samples/*.png"), *folder.glob(f"{DPG_FOLDER}/*")]
+    else:
+        return
+    if others := sorted(set(found) - wanted):
+        raise UserError(
+            f"folder of a benchmark's images must hold no others, got {len(others)} in {folder}, "
+            f"such as {others[0].relative_to(folder)}, which its scorer would count. Choose "
+            "another --save_images.folder, or move them away."
+        )
+
+
+def grid_file(prompt: Prompt) -> str:
+    """Where the grid of a prompt's images is saved."""
+    return f"{DPG_FOLDER}/{prompt.file_name}.png"
+
+
 def write_geneval_metadata(folder: Path, draw_list: DrawList) -> None:
     """NUMBER/metadata.jsonl: the line of each prompt, beside the folder of its images, as GenEval's
     evaluate_images.py reads it (github.com/djghosh13/geneval).
@@ -52,8 +81,11 @@ def write_dpg_grids(
     them (github.com/TencentQQGYLab/ELLA); the folder holds nothing else. `facts` are those of each
     file.
     """
+    num = Counter(item.group for item in draw_list.items)
     for group in by_group(items):
-        file = folder / DPG_FOLDER / f"{draw_list.prompts[group[0].group].file_name}.png"
+        if len(group) < num[group[0].group]:
+            continue  # the rest is still to be drawn
+        file = folder / grid_file(draw_list.prompts[group[0].group])
         seeds = ", ".join(str(item.seed) for item in group)
         own = facts[group[0].file] | {"seed": seeds}
         if not has_facts(file, own):

@@ -13,6 +13,7 @@ from pixelhdm.callbacks.contact_sheet import contact_sheet
 from pixelhdm.callbacks.image_facts import has_facts, own_facts, shared_facts, write_png
 from pixelhdm.callbacks.layouts import (
     DPG_FOLDER,
+    check_folder,
     write_class_grid,
     write_dpg_grids,
     write_geneval_metadata,
@@ -46,6 +47,7 @@ class SaveImages(Callback):
         self.folder, self.config = folder, ""
         self.shared: dict[str, str] = {}
         self.target, self.scale = Path(), 1.0
+        self.written: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
         if stage != "predict":
@@ -62,6 +64,7 @@ class SaveImages(Callback):
         self.scale = pl_module.guidance.scale
         self.shared = shared_facts(trainer, pl_module, self.config)
         self.target = Path(self.folder) if self.folder else self.default_folder(trainer)
+        check_folder(self.target, trainer.datamodule.draw_list)
         own = [
             item.file
             for item in items[trainer.global_rank :: trainer.world_size]
@@ -79,6 +82,7 @@ class SaveImages(Callback):
         """A folder named after the settings."""
         data = trainer.datamodule
         named = {name: self.shared[name] for name in IN_NAME}
+        named["checkpoint"] = Path(self.shared["checkpoint"]).stem
         named |= {"scale": f"{self.scale:g}", "size": "{}x{}".format(*data.draw_size)}
         if data.draw_list.name:
             named = {"prompts": data.draw_list.name} | named
@@ -99,6 +103,7 @@ class SaveImages(Callback):
     ) -> None:
         for image, item in zip(outputs.numpy(), batch["items"], strict=True):
             write_png(self.target / item.file, image, self.facts(item), self.config)
+            self.written.add(item.file)
 
     def teardown(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
         """Write what lies beside the images. on_predict_end would not run on a process without
@@ -106,9 +111,9 @@ class SaveImages(Callback):
         """
         if stage != "predict":
             return
-        trainer.strategy.barrier()
+        written = {file for part in gather_objects(self.written) for file in part}
         drawn, there = trainer.datamodule.draw_list, trainer.datamodule.drawn
-        items = [item for item in drawn.items if (self.target / item.file).is_file()]
+        items = [item for item in drawn.items if item.file in there | written]
         if drawn.layout == "dpg":
             own = [item for item in items if item.group % trainer.world_size == trainer.global_rank]
             write_dpg_grids(self.target, own, drawn, {item.file: self.facts(item) for item in own})
@@ -124,7 +129,7 @@ class SaveImages(Callback):
             temporary.write_text(contact_sheet(items, self.shared, self.scale), encoding="utf-8")
         left = len(drawn.items) - len(items)
         print(
-            f"Drew {len(items) - len(there)} images, {len(there)} were there already"
+            f"Drew {len(written)} images, {len(there)} were there already"
             f"{f', {left} are left' if left else ''}. Look at them: {self.target / PAGE}"
         )
 

@@ -35,6 +35,8 @@ def read_prompts(source: str | list[Any]) -> PromptList:
         places = [f"data.prompts, entry {number}" for number in range(1, len(source) + 1)]
         prompts = [from_value(value, place) for value, place in zip(source, places, strict=True)]
         found = PromptList(prompts, "plain", "")
+    elif not source:
+        raise UserError("data.prompts must be a file, a folder or a list, got nothing.")
     else:
         found = read_path(Path(source))
     if not found.prompts:
@@ -72,7 +74,8 @@ def read_jsonl(path: Path) -> PromptList:
     if not all(is_geneval):
         raise UserError(
             f"{values[is_geneval.index(False)][2]}: every line must be GenEval's, with "
-            f"{', '.join(sorted(GENEVAL_KEYS))}, as others here are."
+            f"{', '.join(sorted(GENEVAL_KEYS))}, as others here are. Put other "
+            "prompts into a file of their own."
         )
     prompts = [
         Prompt(checked_text(value["prompt"], "prompt", place), place, metadata=line)

@@ -81,14 +81,19 @@ class Shards(ImageSource):
             "none": np.zeros(0, dtype=bool),
         }[self.condition]
         if lacks.any():
-            what, others = {
-                "class": ("a label", "caption or none"),
-                "caption": ("a caption", "class or none"),
+            what, remedy = {
+                "class": (
+                    "a label",
+                    "Set the source's condition to caption or none, or prepare the data with them.",
+                ),
+                "caption": (
+                    "a caption",
+                    "Prepare the data with --require_captions true, which leaves such images out.",
+                ),
             }[self.condition]
             raise UserError(
                 f"every image must have {what} for condition {self.condition}, got "
-                f"{int(lacks.sum())} of {len(lacks)} without in {self.path}. "
-                f"Set the source's condition to {others}, or prepare the data with them."
+                f"{int(lacks.sum())} of {len(lacks)} without in {self.path}. {remedy}"
             )
         self.classes = self.index.classes if self.condition == "class" else ()
         if self.cached_text:

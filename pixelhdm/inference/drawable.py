@@ -7,6 +7,7 @@ from pixelhdm.data.draws import DrawItem
 from pixelhdm.errors import UserError
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
+from pixelhdm.models.encoders.tokenization import beyond
 from pixelhdm.models.network import Network
 
 
@@ -42,7 +43,5 @@ def name_cut_prompts(items: list[DrawItem], conditioner: TextConditioner) -> Non
         if not text or text in conditioner.known:
             continue
         if excess := conditioner.encoder.excess(text):
-            rank_zero_info(
-                f"Warning: {place}: the prompt has {excess.num_tokens} tokens, more than the "
-                f"encoder's max_length={conditioner.encoder.max_length}; left out is: {excess.cut}"
-            )
+            said = beyond(excess.num_tokens, excess.cut, conditioner.encoder.max_length)
+            rank_zero_info(f"Warning: {place}: {said}")

@@ -1,11 +1,13 @@
 """Guidance: how the predictions with and without the condition become one velocity."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from pixelhdm.errors import UserError
 from pixelhdm.inference.samplers import Image, Velocity
 from pixelhdm.models.conditioners.context import Context
 
@@ -23,6 +25,8 @@ class Guidance:
     """
 
     def __init__(self, scale: float = 1.0):
+        if not math.isfinite(scale):
+            raise UserError(f"scale must be a finite number, got {scale}.")
         self.scale = scale
 
     def at(self, scale: float | None) -> "Guidance":

@@ -14,6 +14,7 @@ except ImportError:  # a torch that was built without it
 
 HALF = (torch.bfloat16, torch.float16)
 CAPABILITY = (8, 0)  # of the device, which flash attention asks for
+MAX_HEAD_DIM = 256
 
 
 class Packing(NamedTuple):
@@ -28,7 +29,9 @@ class Packing(NamedTuple):
     starts: Int[Tensor, "B+1"]
 
 
-def packed(mask: Bool[Tensor, "B S"], dtype: torch.dtype) -> Bool[Tensor, "B S"] | Packing:
+def packed(
+    mask: Bool[Tensor, "B S"], dtype: torch.dtype, head_dim: int
+) -> Bool[Tensor, "B S"] | Packing:
     """The packing of a mask where the device has a variable-length kernel; else the mask itself.
 
     It costs one wait for the device, to learn how many tokens there are; use it for all layers.
@@ -36,10 +39,9 @@ def packed(mask: Bool[Tensor, "B S"], dtype: torch.dtype) -> Bool[Tensor, "B S"]
     Args:
         mask: true where a token is valid.
         dtype: type of the matrix products, autocast apart.
+        head_dim: channels of a head.
     """
-    if not has_kernel(mask.device, dtype):
-        return mask
-    return packing(mask)
+    return packing(mask) if has_kernel(mask.device, dtype, head_dim) else mask
 
 
 def packing(mask: Bool[Tensor, "B S"]) -> Packing:
@@ -48,13 +50,19 @@ def packing(mask: Bool[Tensor, "B S"]) -> Packing:
     return Packing(mask.flatten().nonzero().squeeze(1), starts.int())
 
 
-def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+def has_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether the device computes attention over packed sequences: CUDA in half precision."""
     if varlen_attn is None or device.type != "cuda" or torch.version.cuda is None:
         return False
-    if torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
-    return dtype in HALF and torch.cuda.get_device_capability(device) >= CAPABILITY
+    fits = head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM and product_dtype(device, dtype) in HALF
+    return fits and torch.cuda.get_device_capability(device) >= CAPABILITY
+
+
+def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type in which matrices of a type are multiplied, under autocast too."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
 
 
 def attend_packed(
@@ -65,7 +73,9 @@ def attend_packed(
 ) -> Float[Tensor, "B heads S d"]:
     """Attention of each sequence's valid tokens; zero where a token is not valid."""
     batch, _, length, _ = q.shape
-    rows = [rearrange(part, "b n s d -> (b s) n d")[where.index] for part in (q, k, v)]
+    # The kernel has no autocast rule, and CUDA's autocast norms q and k in float32.
+    dtype = product_dtype(q.device, q.dtype)
+    rows = [rearrange(part, "b n s d -> (b s) n d")[where.index].to(dtype) for part in (q, k, v)]
     values = varlen_attn(*rows, where.starts, where.starts, length, length)
     whole = values.new_zeros(batch * length, *values.shape[1:]).index_copy(0, where.index, values)
     return rearrange(whole, "(b s) n d -> b n s d", b=batch)

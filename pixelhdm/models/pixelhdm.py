@@ -167,7 +167,9 @@ class PixelHDM(Network):
         x = torch.cat([context.tokens.to(image.dtype), image], dim=1)
         mask = context.mask
         if mask is not None:
-            mask = packed(F.pad(mask, (0, image.shape[1]), value=True), x.dtype)
+            mask = packed(
+                F.pad(mask, (0, image.shape[1]), value=True), x.dtype, sum(self.rope_dims)
+            )
         text_at = token_positions(length, c.device).expand(len(c), -1, -1)
         positions = torch.cat(
             [text_at, self.grid_positions(height, width, context.num_valid)], dim=1

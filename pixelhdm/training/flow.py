@@ -82,7 +82,7 @@ class FlowMatching:
         if not 0 < self.t_eps < 0.5:
             raise UserError(f"t_eps must lie between 0 and 0.5, got {self.t_eps}.")
         for name in ("time_std", "time_shift", "noise_scale"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.reference_size is not None:
             check_at_least(1, reference_size=self.reference_size)

@@ -41,7 +41,7 @@ def test_a_caption_is_title_medium_artist_date_and_tags():
 
 def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(paintings, "PACKAGE", "no_such_museum")
-    with pytest.raises(UserError, match="got none installed. Run pip install no_such_museum"):
+    with pytest.raises(UserError, match=r"got none installed\. Run pip install no_such_museum"):
         Paintings(str(tmp_path / "data")).prepare()
 
 

@@ -108,7 +108,7 @@ def test_pictures_carry_what_made_them_and_a_page_shows_all(draw):
     assert told["negative_prompt"] == "räin <b> & snow"
     assert (told["seed"], told["scale"], told["size"]) == ("0", "2.5", "8x8")
     assert (told["sampler"], told["steps"], told["weights"]) == ("HeunSampler", "2", "raw")
-    assert told["checkpoint"] == "text"
+    assert told["checkpoint"] == "text.ckpt"
     assert yaml.safe_load(told["config"])["model"]["network"]["init_args"]["hidden_dim"] == 32
     assert Image.open("out/00001_seed000000.png").size == (12, 4)
     assert facts("out/00001_seed000000.png")["scale"] == "1"
@@ -194,6 +194,48 @@ def test_geneval_finds_its_folders(draw):
     seeds = [facts(f"out/{name}")["seed"] for name in files("out") if name.endswith(".png")]
     assert seeds == [str(seed) for seed in range(8)]
     assert len({str(image.tolist()) for image in pixels("out").values()}) == 8
+
+    Path("meta.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(SystemExit, match=r"must hold no others, got 4 .* 00001/samples/00000.png"):
+        draw("out", prompts="meta.jsonl")
+
+
+def test_a_call_that_draws_a_part_touches_whole_grids_alone(draw):
+    Path("dpg").mkdir()
+    for name in ("b", "a"):
+        Path(f"dpg/{name}.txt").write_text(f"a picture of {name}")
+    draw("out", prompts="dpg")
+    other = ["--model.sampler.num_steps=5"]
+    output = draw("out", *other, "--trainer.limit_predict_batches=2", prompts="dpg")
+    assert "Drew 6 images, 0 were there already, 2 are left" in output
+    assert len(Links(Path("out/index.html")).images) == 6
+    assert [facts(f"out/grids/{name}.png")["steps"] for name in "ab"] == ["5", "2"]
+    assert "Drew 2 images, 6 were there already." in draw("out", *other, prompts="dpg")
+    for name in "ab":
+        parts = [p for file, p in pixels("out/samples").items() if file.startswith(name)]
+        grid = pixels("out/grids")[f"{name}.png"]
+        np.testing.assert_array_equal(grid[:8], np.concatenate(parts[:2], axis=1))
+        np.testing.assert_array_equal(grid[8:], np.concatenate(parts[2:], axis=1))
+
+
+def test_the_config_in_a_picture_draws_it_again(run, trained):
+    settings = ["--data.draw={classes: 3, num_images: 1}", "--ckpt_path=last"]
+    run("predict", *QUICKSTART, *settings, "--save_images.folder=out")
+    name = "class0003_seed000000.png"
+    told = facts(f"out/{name}")
+    Path("again.yaml").write_text(told["config"], encoding="utf-8")
+    assert told["checkpoint"].endswith("checkpoints/step_00000008.ckpt")
+    assert yaml.safe_load(told["config"])["ckpt_path"] == told["checkpoint"]
+    run("predict", "-c", "again.yaml", "--save_images.folder=again")
+    np.testing.assert_array_equal(pixels("out")[name], pixels("again")[name])
+
+
+def test_a_later_stage_does_not_draw_with_the_weights_of_the_one_before(run, trained):
+    flags = [*QUICKSTART, "--model.init_from=text.ckpt"]
+    save_text_checkpoint()
+    for command in ("predict", "validate"):
+        with pytest.raises(SystemExit, match="must be told which weights to take, got no --ckpt"):
+            run(command, *flags)
 
 
 def test_dpg_finds_its_grids(draw):

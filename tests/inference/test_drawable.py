@@ -1,4 +1,5 @@
 import logging
+import warnings
 
 import pytest
 import torch
@@ -47,10 +48,12 @@ def test_a_prompt_beyond_the_limit_is_named_once_with_what_is_cut(tmp_path, capl
     with caplog.at_level(logging.INFO):
         check_drawable(given, NETWORK, conditioner)
     (said,) = [record.message for record in caplog.records if "Warning" in record.message]
-    assert said.startswith("Warning: two: the prompt has ")
-    assert "more than the encoder's max_length=12" in said
-    assert long.endswith(said.split("left out is: ")[1])
-    assert said.endswith("large table")
+    assert said.startswith("Warning: two: A text must have at most max_length=12 tokens, got ")
+    assert long.endswith(said.split("'")[1])
+    assert "Raise model.conditioner.max_length" in said
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="A text must have")
+        conditioner([long])  # not said again
     caplog.clear()
     conditioner.known[long] = torch.zeros(1, 32)  # cached: its text is not looked at
     check_drawable(given, NETWORK, conditioner)

@@ -1,10 +1,12 @@
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from pixelhdm.models import packing
-from pixelhdm.models.attention import attend
-from tests.stubs import perturb, randn, tiny_network
+from pixelhdm.models.attention import GatedAttention, attend
+from pixelhdm.models.rope import rotation, token_positions
+from tests.stubs import context, perturb, randn, tiny_network
 
 
 def slow_varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, starts_k: Tensor, *_: int):
@@ -39,8 +41,6 @@ def test_packed_attention_is_masked_attention(monkeypatch):
 
 
 def test_the_network_gives_the_same_packed(monkeypatch):
-    from tests.stubs import context
-
     network, given = perturb(tiny_network()), context(3, 4)
     given = given._replace(mask=MASK[:, :4])
     z, t = randn(3, 4, 6, 3), torch.tensor([0.2, 0.5, 0.8])
@@ -51,4 +51,27 @@ def test_the_network_gives_the_same_packed(monkeypatch):
 
 
 def test_a_cpu_keeps_the_mask():
-    assert packing.packed(MASK, torch.bfloat16) is MASK
+    assert packing.packed(MASK, torch.bfloat16, 64) is MASK
+
+
+def test_the_kernel_is_given_half_precision_under_autocast(monkeypatch):
+    """CUDA's autocast norms queries and keys in float32; on tensors without data, no GPU needed."""
+    given = []
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
+        given.extend((part.device.type, part.dtype) for part in (q, k, v))
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(packing, "varlen_attn", kernel)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            layer, x = GatedAttention(64, 4, 2, 16), torch.randn(2, 6, 64)
+            by = rotation(token_positions(6, x.device).expand(2, -1, -1), (4, 6, 6), 1e4)
+            where = packing.Packing(torch.arange(10), torch.tensor([0, 4, 10], dtype=torch.int32))
+        torch.set_autocast_enabled("cuda", True)  # torch.autocast refuses where there is no GPU
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            layer(x, by, where)
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+    assert given == [("cuda", torch.bfloat16)] * 3

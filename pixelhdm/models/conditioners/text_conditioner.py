@@ -49,9 +49,9 @@ class TextConditioner(Conditioner):
         null_prob: probability of training a sample on the empty condition, for classifier-free
             guidance.
         pad_multiple: captions of different length are filled up to a multiple of it, in tokens.
-        num_remembered: captions whose states stay in memory once they were encoded, for sets of so
-            few: a caption of 70 tokens takes 140 KB with Qwen3-0.6B. Larger sets are encoded before
-            the training by main.py cache-text.
+        num_remembered: captions whose states stay in memory once they were encoded, each alone, for
+            sets of so few: a caption of 70 tokens takes 140 KB with Qwen3-0.6B. Larger sets are
+            encoded before the training by main.py cache-text.
 
     Attributes:
         encoder: the text encoder; read when a text is first encoded, never saved.
@@ -133,11 +133,14 @@ class TextConditioner(Conditioner):
         captions = [text for text in texts if isinstance(text, str)]
         new = list(dict.fromkeys(text for text in captions if text not in self.known))
         device = self.token_projection.weight.device
-        room = max(0, self.num_remembered - len(self.known))
-        for text in new[:room]:  # alone: what is remembered must not depend on a batch
-            self.known[text] = self.encoder.encode([text], device)[0].cpu()
-        new = new[room:]
-        encoded = dict(zip(new, self.encoder.encode(new, device), strict=True)) if new else {}
+        # What is remembered, and so what is not, must not depend on a batch: each is encoded alone.
+        size = 1 if self.num_remembered else max(1, len(new))
+        encoded = {}
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
+            encoded |= zip(part, self.encoder.encode(part, device), strict=True)
+        for text in new[: max(0, self.num_remembered - len(self.known))]:
+            self.known[text] = encoded[text].cpu()
         found = self.known | encoded if encoded else self.known
         return [found[text] if isinstance(text, str) else text for text in texts]
 

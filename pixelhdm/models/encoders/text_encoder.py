@@ -90,7 +90,10 @@ class TextEncoder(Frozen):
     def excess(self, text: str) -> Excess | None:
         """What of a text is beyond max_length, where it is."""
         num_tokens, kept = self.tokens().fit(text)
-        return None if kept == len(text) else Excess(num_tokens, text[kept:])
+        if kept == len(text):
+            return None
+        self.tokens().has_warned = True  # who asks says it
+        return Excess(num_tokens, text[kept:])
 
     def read(self) -> nn.Module:
         try:
@@ -103,6 +106,12 @@ class TextEncoder(Frozen):
             raise UserError(
                 f"width of text encoder {self.source} must be {network.width}, as its files say, "
                 f"got {self.width}."
+            )
+        if len(self.tokens().tokenizer) > network.num_tokens:
+            raise UserError(
+                f"text encoder {self.source} must have a tokenizer of at most "
+                f"{network.num_tokens} tokens, as its network knows no more, got one of "
+                f"{len(self.tokens().tokenizer)}. Are both of the same model?"
             )
         limit = min(network.max_length or math.inf, self.tokens().tokenizer.model_max_length)
         if self.max_length > limit:
@@ -146,6 +155,7 @@ class TransformersText(nn.Module):
     Attributes:
         width: width of a state.
         max_length: most tokens that it can read; None where there is no limit.
+        num_tokens: size of its vocabulary.
     """
 
     def __init__(self, source: str, layer: int):
@@ -170,7 +180,8 @@ class TransformersText(nn.Module):
             raise ValueError(f"{len(keys)} missing or mismatched tensors, such as {keys[0]}")
         self.network = getattr(network, "text_model", network)
         config = self.network.config
-        self.width, self.layer = config.hidden_size, layer
+        config.use_cache = False  # no text is continued
+        self.width, self.layer, self.num_tokens = config.hidden_size, layer, config.vocab_size
         # Rotary positions go on for ever, and so do relative ones.
         rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
         limit = getattr(config, "max_position_embeddings", None)
@@ -182,8 +193,9 @@ class TransformersText(nn.Module):
             )
 
     def forward(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        out = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        return out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
+        is_last = self.layer == -1
+        out = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=not is_last)
+        return out.last_hidden_state if is_last else out.hidden_states[self.layer]
 
 
 def unreadable(source: str, error: Exception) -> UserError:

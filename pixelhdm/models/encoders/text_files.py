@@ -4,9 +4,11 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, one_line
 
 PACKAGE = "package:"
+WEIGHTS = ("*.safetensors", "*.bin")
+OTHERS = ("config.json", "tokenizer*", "*.jinja", "vocab*", "merges*", "*.model", "spiece*")
 EDGE = 2**20  # bytes at both ends of a file that count
 
 
@@ -31,7 +33,8 @@ def folder_of(source: str) -> str:
     if is_path and not Path(source).is_dir():
         raise UserError(
             f"source of a text encoder must be a folder with config.json, tokenizer and weights, "
-            f"or a name to download, got {source}, which does not exist."
+            f"or a name to download, got {source}, which does not exist. Correct "
+            "model.conditioner.source, or set model.conditioner.width to train from cached text."
         )
     return source
 
@@ -44,20 +47,22 @@ def width_of(source: str) -> int:
     """
     from transformers import AutoConfig
 
+    folder = folder_of(source)
     try:
-        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return int(getattr(config, "text_config", config).hidden_size)
     except Exception as error:  # a Hub that is out of reach can fail in any way
-        detail = f" ({error})" if isinstance(error, UserError) else ""
+        reason = one_line(error).split(". ")[0][:200].rstrip(".!")
         raise UserError(
-            f"width of text encoder {source} must be given where its config.json cannot be read"
-            f"{detail}, got none. Set model.conditioner.width, 1024 for Qwen3-0.6B."
+            f"width of text encoder {source} must be given where its config.json cannot be read, "
+            f"got {type(error).__name__}: {reason}. Correct model.conditioner.source, or set "
+            "model.conditioner.width to train from cached text."
         ) from error
 
 
 def digest_of_files(source: str) -> str:
-    """A digest of names, sizes, beginnings and ends of an encoder's files; "" where they are not
-    on this machine.
+    """A digest of an encoder's files, of their names, sizes, beginnings and ends; "" where its
+    weights are not on this machine.
     """
     try:
         folder = Path(folder_of(source))
@@ -70,9 +75,10 @@ def digest_of_files(source: str) -> str:
         if not isinstance(config, str):
             return ""
         folder = Path(config).parent
-    files = [folder / "config.json", folder / "tokenizer.json", *folder.glob("*.safetensors")]
+    if not any(file for ending in WEIGHTS for file in folder.glob(ending)):
+        return ""
     whole = hashlib.sha256()
-    for file in sorted(file for file in files if file.is_file()):
+    for file in sorted({file for part in (*WEIGHTS, *OTHERS) for file in folder.glob(part)}):
         size = file.stat().st_size
         with open(file, "rb") as data:
             whole.update(f"{file.name} {size} ".encode() + data.read(EDGE))

@@ -116,6 +116,6 @@ def beyond(num_tokens: int, cut: str, max_length: int) -> str:
     """What to say of a caption whose end is cut."""
     end = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]} …"
     return (
-        f"A caption must have at most max_length={max_length} tokens, got {num_tokens}; its end is "
+        f"A text must have at most max_length={max_length} tokens, got {num_tokens}; its end is "
         f"left out: {end!r}. Raise model.conditioner.max_length to keep it."
     )

@@ -163,7 +163,7 @@ def save_other(kind: str, folder: Path, tokenizer_of: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"source": "/no/such/folder"}, "width of .*does not exist.*Set model.conditioner.width"),
+        ({"source": "/no/such/folder"}, "must be a folder .*does not exist. Correct model.c"),
         ({"source": "/no/such/folder", "width": 8}, "must be a folder .*which does not exist"),
         ({"source": "package:no_such_thing/model", "width": 8}, "pip install no-such-thing"),
         ({"layer": 3}, r"layer must lie in -3 … 2 .*got 3"),
@@ -176,6 +176,30 @@ def save_other(kind: str, folder: Path, tokenizer_of: str) -> None:
 def test_wrong_settings_are_one_sentence(qwen, change, words):
     with pytest.raises(UserError, match=words):
         TextEncoder(**{"source": qwen} | change).encode(["cat"], CPU)
+
+
+def test_a_tokenizer_of_another_model_is_one_sentence(qwen, tmp_path):
+    from transformers import Qwen3Config, Qwen3Model
+
+    for file in Path(qwen).glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    Qwen3Model(Qwen3Config(vocab_size=50, **sizes, **heads)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer of at most 50 tokens, .* got one of \d+"):
+        TextEncoder(str(tmp_path)).encode(["cat"], CPU)
+
+
+def test_the_digest_knows_templates_and_needs_weights(qwen, tmp_path):
+    for file in Path(qwen).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    same = TextEncoder(qwen).files_digest()
+    assert TextEncoder(str(tmp_path)).files_digest() == same
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text() + "!")
+    assert TextEncoder(str(tmp_path)).files_digest() not in (same, "")
+    (tmp_path / "model.safetensors").unlink()
+    assert TextEncoder(str(tmp_path)).files_digest() == ""
 
 
 @pytest.mark.parametrize("lost", ["tokenizer.json", "model.safetensors", "layers.1"])
