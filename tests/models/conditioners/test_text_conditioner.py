@@ -156,6 +156,21 @@ def test_text_reaches_the_pixels_by_both_paths(qwen, path, hidden_dim):
     assert projection.weight.grad.abs().max() > 1e-6
 
 
+def test_text_reaches_patch_path_and_pixel_path(qwen):
+    """What both paths compute, and the gradients of their weights, depend on the text."""
+    network, layer = perturb(tiny_network()), perturb(conditioner(qwen), 0.02)
+    z, t, steered = randn(1, 4, 6, 3), torch.tensor([0.4]), []
+    network.pixel_blocks[0].register_forward_pre_hook(lambda _, given: steered.append(given[1]))
+    weights = network.patch_blocks[-1].mlp.up.weight, network.pixel_blocks[0].mlp.up.weight
+    found = []
+    for text in (SHORT, "a blue table"):
+        prediction = network(z, t, layer([text]))
+        gradients = torch.autograd.grad(prediction.output.square().sum(), weights)
+        found.append((prediction.features, steered[-1], *gradients))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() > 1e-4
+
+
 def test_padding_changes_nothing_of_the_image(qwen):
     network, layer = perturb(tiny_network()), conditioner(qwen)
     z, t = randn(1, 4, 6, 3), torch.tensor([0.4])
