@@ -20,9 +20,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pixelhdm.checkpoints import choose_weights, read_checkpoint
-from pixelhdm.cli import PixelHDMCLI, run_cli
+from pixelhdm.cli import run_cli
 from pixelhdm.initial_weights import fitting
 from pixelhdm.module import PixelHDMModule
+from pixelhdm.trainer_cli import PixelHDMCLI
 from pixelhdm.training.draws import draw
 from pixelhdm.training.losses.velocity import VelocityLoss
 

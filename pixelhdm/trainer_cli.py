@@ -1,0 +1,354 @@
+"""LightningCLI with the parts of PixelHDM: the commands fit, validate and predict."""
+
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from pixelhdm.callbacks.bad_samples import BadSamples
+from pixelhdm.callbacks.checkpoint import RunCheckpoint
+from pixelhdm.callbacks.ema import EMA
+from pixelhdm.callbacks.non_finite import SkipNonFinite
+from pixelhdm.callbacks.progress import StepProgress
+from pixelhdm.callbacks.random_state import RandomState
+from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
+from pixelhdm.callbacks.run_record import RunRecord
+from pixelhdm.callbacks.sample_images import SampleImages
+from pixelhdm.callbacks.save_images import SaveImages
+from pixelhdm.callbacks.throughput import Throughput
+from pixelhdm.callbacks.zclip import ZClip
+from pixelhdm.checkpoints import (
+    AtomicCheckpointIO,
+    check_new_run,
+    check_resumed_run,
+    checkpoints_of,
+    last_checkpoint,
+)
+from pixelhdm.data.digits import Digits
+from pixelhdm.data.image_folder import ImageFolder
+from pixelhdm.data.mix import Mix
+from pixelhdm.data.paintings import Paintings
+from pixelhdm.data.samplers import BufferedShufflePlan, RandomPlan, SequentialPlan
+from pixelhdm.data.shards import Shards
+from pixelhdm.errors import UserError, check_at_least, one_line
+from pixelhdm.files import replacing
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.samplers import EulerSampler, HeunSampler
+from pixelhdm.loggers import Wandb, log_config, run_loggers
+from pixelhdm.memory_advice import advice, ran_out
+from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
+from pixelhdm.models.encoders.dino import DINOv2, DINOv3
+from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.training.losses.frequency import FrequencyLoss
+from pixelhdm.training.losses.repa import RepaLoss
+from pixelhdm.training.losses.triple import TripleLoss
+from pixelhdm.training.losses.velocity import VelocityLoss
+from pixelhdm.training.optim.muon import MuonAdamW
+from pixelhdm.training.optim.schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    SteppedCosineRestart,
+)
+
+USAGE = "[-c FILE]... [--key=value]..."
+TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
+
+# In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
+CALLBACKS = {
+    "repa_early_stop": RepaEarlyStop,
+    "bad_samples": BadSamples,
+    "skip_non_finite": SkipNonFinite,
+    "zclip": ZClip,
+    "ema": EMA,
+    "throughput": Throughput,
+    "sample_images": SampleImages,
+    "save_images": SaveImages,
+    "checkpoint": RunCheckpoint,
+}
+# Imported so that a config may call them by their bare names and --help lists them.
+BY_NAME = (
+    BufferedShufflePlan,
+    ClassConditioner,
+    ConstantSchedule,
+    CosineSchedule,
+    DINOv2,
+    DINOv3,
+    Digits,
+    EulerSampler,
+    FrequencyLoss,
+    Guidance,
+    HeunSampler,
+    ImageFolder,
+    Mix,
+    MuonAdamW,
+    Paintings,
+    PixelHDM,
+    Qwen3Conditioner,
+    RandomPlan,
+    RepaLoss,
+    SequentialPlan,
+    Shards,
+    SteppedCosineRestart,
+    TextConditioner,
+    TripleLoss,
+    VelocityLoss,
+)
+HELP = {
+    "ckpt_path": "checkpoint file, or last: the run folder's checkpoint with the most steps. fit "
+    "resumes everything from it; validate and predict take its weights.",
+    "trainer.logger": "loggers in the place of the run's own, CSV and TensorBoard; false for none. "
+    "For Weights & Biases beside them use wandb.",
+    "weights_only": "has no effect: checkpoints are always read without running code in them.",
+}
+QUIET = (
+    "module\\(s\\) in eval mode",  # the EMA copy is meant to be
+    "your dataloader is not resumable",  # the data module keeps the position
+    "Total length of `DrawLoader` across ranks is zero",  # all images are there already
+    "Total length of `list` across ranks is zero",  # no held-out images
+    "isinstance\\(treespec, LeafSpec\\)",  # Lightning against a newer torch
+)
+
+for message in QUIET:
+    warnings.filterwarnings("ignore", f".*{message}")
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "litlogger" not in record.getMessage()  # an advertisement
+)
+set_parsing_settings(import_path_denylist=["shutil"], instantiate_subclass_spec_in_any=False)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write the resolved config of a training run to <run folder>/config.yaml and the loggers.
+
+    It is that of the run, not of one start: without the checkpoint that it goes on from. It is
+    written when training starts, so that a start which is refused leaves it alone.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do not write yet, as SaveConfigCallback would."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        file = Path(trainer.default_root_dir) / "config.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        log_config(trainer, text)
+
+
+class PixelHDMCLI(LightningCLI):
+    """LightningCLI with fixed module and data module, named callbacks and safe checkpoints."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        chosen = ("fit", "validate", "predict")
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in chosen}
+
+    @classmethod
+    def usages(cls) -> dict[str, dict[str, str]]:
+        """How the help of each subcommand begins."""
+        return {name: {"usage": f"%(prog)s {USAGE}"} for name in cls.subcommands()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--cpu_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="threads of a process's CPU arithmetic; empty takes one per core. Small networks "
+            "run best on 1.",
+        )
+        parser.add_argument(
+            "--wandb",
+            type=Wandb | bool | None,
+            default=None,
+            help="log to Weights & Biases too: true, {project: my-project}, or {offline: true} for "
+            "a record on this machine that needs no account.",
+        )
+        for name, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            action.help = HELP.get(action.dest, action.help)
+        return parser
+
+    def _set_seed(self) -> None:
+        check_at_least(0, seed_everything=self.config[self.subcommand].seed_everything)
+        super()._set_seed()
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint never changes the config (Lightning's own would merge its
+        hyperparameters).
+        """
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        config.weights_only = True
+        if config.cpu_threads is not None:
+            torch.set_num_threads(config.cpu_threads)
+        self.run_config = config.clone()
+        self.run_config.ckpt_path = None
+        folder = config.trainer.default_root_dir or "."
+        check_trainer(config.trainer, self.subcommand)
+        if config.ckpt_path == "":
+            raise UserError(
+                "--ckpt_path must be a file or last, got nothing. Leave it out or set it."
+            )
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(last_checkpoint(folder))
+        if config.ckpt_path is not None:
+            config.model.init_from = None
+        if self.subcommand == "fit":
+            if config.ckpt_path is None:
+                check_new_run(folder)
+            else:
+                check_resumed_run(folder, config.ckpt_path)
+            return
+        self.check_weights(config.ckpt_path, config.model.init_from, folder)
+        if self.subcommand == "predict":
+            self.run_config.ckpt_path = config.ckpt_path  # with what the images are drawn
+            self.run_config.model.init_from = config.model.init_from
+            config.return_predictions = False
+            for key in TRAINING_ONLY:
+                config[key] = None
+
+    def check_weights(self, ckpt_path: str | None, init_from: str | None, folder: str) -> None:
+        """Raise a UserError unless it is clear which weights validate and predict are to take: the
+        config of a later stage names the stage before it.
+        """
+        if ckpt_path is not None:
+            return
+        if init_from is None:
+            raise UserError(
+                f"{self.subcommand} needs trained weights, got no --ckpt_path. Give a file or last."
+            )
+        own, given = Path(folder).resolve(), Path(init_from).resolve()
+        if checkpoints_of(folder) and own not in (given, *given.parents):
+            raise UserError(
+                f"{self.subcommand} must be told which weights to take, got no --ckpt_path, where "
+                f"{folder} has checkpoints of its own and model.init_from is {init_from}. Give "
+                "--ckpt_path last, or another --trainer.default_root_dir."
+            )
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.data.seed is None:
+            self.datamodule.seed = int(config.seed_everything)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        own = [RandomState(), RunRecord()]
+        if config.enable_progress_bar is not False:
+            own.append(StepProgress())
+        given = self.config_init[self.subcommand]
+        wandb = Wandb() if given.wandb is True else given.wandb or None
+        check_callbacks(as_list(config.callbacks))
+        if config.logger is not None and wandb is not None:
+            raise UserError(
+                "wandb must be empty where trainer.logger is given, got both. Leave trainer.logger "
+                "out: the run logs to CSV, TensorBoard and Weights & Biases then."
+            )
+        if config.logger is None:
+            root = config.default_root_dir or "."
+            is_fit = self.subcommand == "fit" and not config.fast_dev_run
+            kwargs["logger"] = is_fit and run_loggers(root, wandb, given.ckpt_path)
+        try:
+            trainer = super().instantiate_trainer(
+                callbacks=[*as_list(config.callbacks), *own],
+                plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+                **kwargs,
+            )
+        except (ValueError, TypeError, RuntimeError) as error:
+            reason = one_line(error).rstrip(".")
+            raise UserError(f"trainer settings must be valid, got: {reason}.") from error
+        for callback in trainer.callbacks:
+            if isinstance(callback, SaveConfig):
+                callback.config = self.run_config
+            if isinstance(callback, SaveImages) and self.subcommand == "predict":
+                callback.config = self._parser("predict").dump(self.run_config, skip_none=False)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            text = advice(self.config[subcommand], subcommand, self.model.image_size)
+            raise UserError(text) from error
+
+    def after_fit(self) -> None:
+        """Say where everything lies and how to draw more."""
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+            return
+        config = Path(self.trainer.default_root_dir) / "config.yaml"
+        parts = {type(callback): callback for callback in self.trainer.callbacks}
+        checkpoint, grid = parts[RunCheckpoint].latest, parts[SampleImages].latest
+        if checkpoint is None:
+            print(
+                f"\nNothing was trained: step {self.trainer.global_step} is the end that the "
+                "trainer was given. Raise its max_steps, max_epochs or max_time."
+            )
+            return
+        print(f"\nTraining ended at step {self.trainer.global_step}.")
+        print(f"  samples     {grid or 'none drawn'}")
+        print(f"  checkpoint  {checkpoint}")
+        print(f"  config      {config}")
+        call = ["python", sys.argv[0], "predict", "-c", str(config), "--ckpt_path", str(checkpoint)]
+        print(f"Draw more:    {shlex.join(call)}")
+
+
+def check_trainer(trainer: Namespace, subcommand: str) -> None:
+    """Raise a UserError for settings of the trainer that cannot be meant."""
+    if trainer.enable_checkpointing is False:
+        raise UserError(
+            "trainer.enable_checkpointing must be left out, got false: every run saves its end. "
+            "Set checkpoint.every_n_steps to 0 to save nothing else."
+        )
+    if trainer.val_check_interval == 0:
+        raise UserError(
+            "trainer.val_check_interval must be above 0, got 0. Set trainer.limit_val_batches to 0 "
+            "to switch validation off."
+        )
+    if subcommand == "fit" and trainer.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches must be above 0 to train, got 0.")
+
+
+def check_callbacks(callbacks: list[Callback]) -> None:
+    """Raise a UserError for a callback of a person's that would upset those of every run."""
+    keys = {callback: key for key, callback in CALLBACKS.items()}
+    for callback in callbacks:
+        if key := keys.get(type(callback)):
+            raise UserError(
+                f"trainer.callbacks must not hold {type(callback).__name__}, which every run has, "
+                f"got another one. Set it by its key {key}."
+            )
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UserError(
+                "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a run "
+                "have as many batches. Set trainer.accumulate_grad_batches."
+            )
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value that may be none, one or a list, as a list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
