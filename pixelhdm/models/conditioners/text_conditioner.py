@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from pixelhdm.errors import UserError, check_at_least, check_one_of
@@ -171,17 +172,27 @@ class TextConditioner(Conditioner):
         return -(-length // self.pad_multiple) * self.pad_multiple
 
     def placed(self, given: Context, is_null: list[bool]) -> Context:
-        """The contexts that were given in their places, the learned null in the others."""
-        token = rearrange(self.null_token, "d -> 1 1 d").to(given.tokens.dtype)
-        null = Context(token, None, rearrange(self.null_pooled, "d -> 1 d").to(given.pooled.dtype))
-        length = given.tokens.shape[1]
-        if any(is_null) and not all(is_null) and length > 1:
-            given = given.padded(self.rounded(length))
-        both, own = given.cat(null), iter(range(len(is_null)))
-        rows = torch.tensor([len(given.pooled) if drop else next(own) for drop in is_null])
-        rows = rows.to(both.tokens.device, non_blocking=True)
-        mask = both.mask if any(is_null) else given.mask
-        return Context(both.tokens[rows], None if mask is None else mask[rows], both.pooled[rows])
+        """The contexts that were given in their places, the learned null in the others.
+
+        torch.where, not an index, repeats the null: its gradient is summed up in a fixed order.
+        """
+        if any(is_null) and not all(is_null) and given.tokens.shape[1] > 1:
+            given = given.padded(self.rounded(given.tokens.shape[1]))
+        (tokens, _, pooled), own = given, iter(range(len(is_null)))
+        length, device = tokens.shape[1], tokens.device
+        rows = torch.tensor([0 if drop else next(own) for drop in is_null])
+        rows = rows.to(device, non_blocking=True)
+        drop = rearrange(torch.tensor(is_null).to(device, non_blocking=True), "b -> b 1")
+        token = F.pad(rearrange(self.null_token, "d -> 1 1 d"), (0, 0, 0, length - 1))
+        mask = None
+        if not all(is_null) and (given.mask is not None or any(is_null)) and length > 1:
+            first = torch.arange(length, device=device) < 1
+            mask = torch.where(drop, first, given.full_mask[rows])
+        return Context(
+            torch.where(rearrange(drop, "b 1 -> b 1 1"), token.to(tokens.dtype), tokens[rows]),
+            mask,
+            torch.where(drop, self.null_pooled.to(pooled.dtype), pooled[rows]),
+        )
 
 
 class Qwen3Conditioner(TextConditioner):

@@ -130,6 +130,22 @@ def test_every_parameter_has_a_gradient_whatever_the_batch(qwen, texts):
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
+def test_gradients_are_the_same_to_the_bit_whatever_the_threads_do(qwen):
+    """A gradient of the null that threads sum up in any order would spoil an exact resume."""
+    layer, threads = conditioner(qwen, dim=512), torch.get_num_threads()
+    states = [randn(60 - i, WIDTH, seed=i).bfloat16() for i in range(32)]
+    null, weight = torch.tensor([i > 1 for i in range(32)]), randn(32, 60, 512)
+    found = []
+    torch.set_num_threads(2)
+    for _ in range(20):
+        layer.zero_grad()
+        context = layer(states, null)
+        ((context.tokens * weight).sum() + (context.pooled * weight[:, 0]).sum()).backward()
+        found.append([parameter.grad.clone() for parameter in layer.parameters()])
+    torch.set_num_threads(threads)
+    assert all(all(map(torch.equal, found[0], other)) for other in found)
+
+
 def test_the_encoder_is_in_no_checkpoint_and_shared_by_copies(qwen):
     layer = conditioner(qwen)
     layer([SHORT])
