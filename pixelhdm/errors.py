@@ -14,6 +14,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def reason_of(error: Exception) -> str:
+    """The beginning of what a library says was wrong, to stand inside a sentence: with its kind."""
+    reason = one_line(error).split(". ")[0][:200].rstrip(".!")
+    return f"{type(error).__name__}: {reason}"
+
+
 def check_at_least(least: int, **values: int) -> None:
     """Raise a UserError that names the first of `values` below `least`."""
     for name, value in values.items():

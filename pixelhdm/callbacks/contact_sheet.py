@@ -1,10 +1,9 @@
 """A page that shows all drawn images."""
 
 from html import escape
-from itertools import groupby
 from urllib.parse import quote
 
-from pixelhdm.data.draws import DrawItem
+from pixelhdm.data.draws import DrawItem, by_group
 
 SMALL = 64  # shorter sides than this are enlarged without smoothing
 STYLE = """
@@ -28,9 +27,7 @@ def contact_sheet(items: list[DrawItem], shared: dict[str, str], scale: float) -
     """
     title = f"{len(items)} images"
     settings = " · ".join(f"{name} {value}" for name, value in shared.items())
-    sections = [
-        section(list(group), scale) for _, group in groupby(items, key=lambda item: item.group)
-    ]
+    sections = [section(group, scale) for group in by_group(items)]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -53,11 +50,10 @@ def section(items: list[DrawItem], scale: float) -> str:
 
 def figure(item: DrawItem, scale: float) -> str:
     """One image with its caption."""
-    strength = scale if item.scale is None else item.scale
     link, kind = quote(item.file), "small" if min(item.height, item.width) < SMALL else "large"
     image = (
         f'<img class="{kind}" src="{link}" width="{item.width}" height="{item.height}" '
         f'loading="lazy" alt="{escape(item.label)}">'
     )
-    caption = f"seed {item.seed} · {item.height}×{item.width} · scale {strength:g}"
+    caption = f"seed {item.seed} · {item.height}×{item.width} · scale {item.strength(scale):g}"
     return f'<figure><a href="{link}">{image}</a><figcaption>{caption}</figcaption></figure>'

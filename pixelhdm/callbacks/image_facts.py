@@ -41,10 +41,9 @@ def own_facts(item: DrawItem, scale: float) -> dict[str, str]:
         shown = {"class": str(item.condition)}
     else:
         shown = {"prompt": item.condition, "negative_prompt": item.negative}
-    scale = scale if item.scale is None else item.scale
     return shown | {
         "seed": str(item.seed),
-        "scale": f"{scale:.12g}",
+        "scale": f"{item.strength(scale):.12g}",
         "size": f"{item.height}x{item.width}",
     }
 

@@ -1,14 +1,13 @@
 """What lies beside the images: a grid of classes, and what the scorers of benchmarks read."""
 
 from collections import Counter
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pixelhdm.callbacks.image_facts import has_facts, write_png
-from pixelhdm.data.draws import DrawItem, DrawList
+from pixelhdm.data.draws import DrawItem, DrawList, by_group
 from pixelhdm.data.prompt_fields import Prompt
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
@@ -16,11 +15,6 @@ from pixelhdm.inference.grid import Pixels, labelled_grid, tiled
 
 GRID_ROWS, GRID_COLUMNS = 20, 20
 DPG_COLUMNS, DPG_FOLDER = 2, "grids"
-
-
-def by_group(items: list[DrawItem]) -> list[list[DrawItem]]:
-    """The images of each class or prompt."""
-    return [list(group) for _, group in groupby(items, key=lambda item: item.group)]
 
 
 def pixels(file: Path) -> Pixels:

@@ -6,9 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
-from pixelhdm.callbacks.layouts import by_group
 from pixelhdm.checkpoints import Weights
 from pixelhdm.data.draw_loader import DrawLoader
+from pixelhdm.data.draws import by_group
 from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
 from pixelhdm.inference.drawable import check_drawable

@@ -1,6 +1,7 @@
 """Which images to draw."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
@@ -85,6 +86,10 @@ class DrawItem(NamedTuple):
         """What all images of a batch share."""
         return self.height, self.width, self.scale
 
+    def strength(self, default: float) -> float:
+        """The strength of its guidance, where the run's is `default`."""
+        return default if self.scale is None else self.scale
+
 
 class DrawList(NamedTuple):
     """All images to draw.
@@ -100,6 +105,11 @@ class DrawList(NamedTuple):
     layout: Layout
     name: str
     prompts: list[Prompt]
+
+
+def by_group(items: list[DrawItem]) -> list[list[DrawItem]]:
+    """The images of each class or prompt."""
+    return [list(group) for _, group in groupby(items, key=lambda item: item.group)]
 
 
 def class_draws(draws: Draws, size: tuple[int, int]) -> DrawList:

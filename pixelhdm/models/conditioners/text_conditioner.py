@@ -1,5 +1,6 @@
 """Condition on text: the states of a frozen language model, normalised and projected."""
 
+from collections import ChainMap
 from typing import ClassVar, Literal
 
 import torch
@@ -142,7 +143,7 @@ class TextConditioner(Conditioner):
             encoded |= zip(part, self.encoder.encode(part, device), strict=True)
         for text in new[: max(0, self.num_remembered - len(self.known))]:
             self.known[text] = encoded[text].cpu()
-        found = self.known | encoded if encoded else self.known
+        found = ChainMap(encoded, self.known)
         return [found[text] if isinstance(text, str) else text for text in texts]
 
     def embed(self, states: list[Float[Tensor, "_ C"]]) -> Context:

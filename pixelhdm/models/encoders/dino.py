@@ -1,12 +1,12 @@
 """DINO teachers."""
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from pixelhdm.errors import UserError, check_one_of, one_line
+from pixelhdm.errors import UserError, check_one_of, reason_of
+from pixelhdm.models.encoders.frozen import expanded, is_missing_folder
 from pixelhdm.models.encoders.teacher import Teacher
 from pixelhdm.models.encoders.vit import TimmViT, TransformersViT
 
@@ -25,9 +25,7 @@ class Dino(Teacher):
         super().__init__(dim, patch_size)
         check_one_of(Library, library=library)
         source = self.defaults[library] if source is None else source
-        if source.startswith("~"):
-            source = str(Path(source).expanduser())
-        self.source, self.library = source, library
+        self.source, self.library = expanded(source), library
 
     @property
     @abstractmethod
@@ -35,8 +33,7 @@ class Dino(Teacher):
         """The source of the ViT-B in each library."""
 
     def read(self) -> nn.Module:
-        is_path = self.source.startswith((".", "/")) or self.source.count("/") > 1
-        if is_path and not Path(self.source).is_dir():
+        if is_missing_folder(self.source):
             raise UserError(
                 f"source of a teacher must be a folder with config.json and model.safetensors, or "
                 f"a name to download, got {self.source}, which does not exist."
@@ -44,10 +41,9 @@ class Dino(Teacher):
         try:
             network = (TimmViT if self.library == "timm" else TransformersViT)(self.source)
         except Exception as error:  # an offline Hub or a damaged file can fail in any way
-            reason = one_line(error).split(". ")[0][:200]
             raise UserError(
                 f"teacher {self.source} must be readable by {self.library}, {self.ways()}, got "
-                f"{type(error).__name__}: {reason.rstrip('.!')}."
+                f"{reason_of(error)}."
             ) from error
         if self.kind not in network.kind:
             raise UserError(

@@ -1,6 +1,7 @@
 """Networks that are used and never trained."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,3 +49,14 @@ class Frozen(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
         return self  # the copy of a module that holds one, as EMA makes it, shares the network
+
+
+def expanded(source: str) -> str:
+    """A source of weights, ~ written out."""
+    return str(Path(source).expanduser()) if source.startswith("~") else source
+
+
+def is_missing_folder(source: str) -> bool:
+    """Whether a source of weights means a folder, not a name of the Hub, and is not there."""
+    is_path = source.startswith((".", "/")) or source.count("/") > 1
+    return is_path and not Path(source).is_dir()

