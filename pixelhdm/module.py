@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -24,9 +24,13 @@ from pixelhdm.checkpoints import (
     trained_file,
 )
 from pixelhdm.errors import UserError, check_one_of
+from pixelhdm.inference.draw import Drawing, draw_images
 from pixelhdm.inference.guidance import Guidance
-from pixelhdm.inference.pipeline import draw_images, seeded_noise
-from pixelhdm.inference.samplers import Sampler
+from pixelhdm.inference.model import Model
+from pixelhdm.inference.pixels import to_pixels
+from pixelhdm.inference.request import Request
+from pixelhdm.inference.samplers import Image, Sampler, Step, go_on
+from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.initial_weights import fitting, start_from
 from pixelhdm.mismatch import check_fit
 from pixelhdm.models.conditioners.conditioner import Conditioner
@@ -49,6 +53,7 @@ class PixelHDMModule(LightningModule):
         conditioner: embeds the condition; its width is the network's hidden_dim.
         sampler: solver that draws images.
         guidance: how conditional and empty predictions are combined when drawing.
+        time_grid: the times at which the sampler stops.
         flow: path from noise to image and meaning of the prediction.
         loss: what training minimises; not built by predict.
         optimizer: class and settings of the optimizer over all trained parameters; not built by
@@ -72,6 +77,7 @@ class PixelHDMModule(LightningModule):
         step_skipped: whether the last optimizer step changed nothing, as SkipNonFinite or ZClip
             decides.
         image_size: height and width of the last images, trained on or drawn.
+        on_step: sees each step of a solver that draws, see draw_images.
         step_losses: losses of the batches since the last optimizer step, summed up.
     """
 
@@ -89,6 +95,7 @@ class PixelHDMModule(LightningModule):
         init_from: str | None = None,
         init_weights: Weights = "raw",
         init_ema: bool = True,
+        time_grid: TimeGrid = TimeGrid(),
     ):
         super().__init__()
         check_one_of(Weights, weights=weights, init_weights=init_weights)
@@ -100,7 +107,9 @@ class PixelHDMModule(LightningModule):
             raise UserError(
                 f"conditioner must be a class that can be built, got: {error}."
             ) from error
-        self.sampler, self.guidance, self.flow, self.loss = sampler, guidance, flow, loss
+        self.sampler, self.guidance, self.time_grid = sampler, guidance, time_grid
+        self.flow, self.loss = flow, loss
+        self.on_step: Callable[[Step], Image] = go_on
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
         self.weights, self.init_weights, self.init_ema = weights, init_weights, init_ema
         self.init_from = None if init_from is None else trained_file(init_from)
@@ -330,48 +339,39 @@ class PixelHDMModule(LightningModule):
         return self.network, self.conditioner
 
     def draw(
-        self,
-        condition: Tensor | list[str],
-        seed: Int[Tensor, "B"],
-        height: int,
-        width: int,
-        weights: Weights | None = None,
-        negative: list[str] | None = None,
-        scale: float | None = None,
+        self, request: Request, weights: Weights | None = None, drawing: Drawing | None = None
     ) -> UInt8[Tensor, "B H W 3"]:
-        """Draw one image per condition and seed, on the CPU; the same ones at any batch size.
+        """Draw what is asked for, on the CPU; the same pictures at any batch size.
 
-        `negative` are prompts to lead away from, `scale` a strength in the place of the guidance's.
+        `drawing` takes the place of the module's own solver, guidance and times.
         """
         network, conditioner = self.drawing_parts(weights)
-        network.check_size(height, width)
-        self.image_size = height, width
+        network.check_size(request.height, request.width)
+        self.image_size = request.height, request.width
         was_training = network.training
         for part in (network, conditioner):
             part.eval()
-        conditioner.check(condition)
-        noise = seeded_noise(seed, height, width).to(self.device)
-        images = draw_images(
-            network,
-            conditioner,
-            self.flow,
-            self.sampler,
-            self.guidance.at(scale),
-            condition if isinstance(condition, list) else condition.to(self.device),
-            noise,
-            negative,
-        )
+        conditioner.check(request.condition)
+        model = Model(network, conditioner, self.flow)
+        images = draw_images(model, drawing or self.drawing, request, self.on_step)
         for part in (network, conditioner):
             part.train(was_training)
-        return ((images + 1) * 127.5).round().to(torch.uint8).cpu()
+        return to_pixels(images).cpu()
+
+    @property
+    def drawing(self) -> Drawing:
+        """How images are drawn."""
+        return Drawing(self.sampler, self.guidance, self.time_grid)
 
     def draw_batch(
         self, batch: dict[str, Any], weights: Weights | None = None
     ) -> UInt8[Tensor, "B H W 3"]:
         """Draw a batch of DrawLoader."""
-        negative = [item.negative for item in batch["items"]]
         height, width, scale = batch["items"][0].kind
-        return self.draw(batch["condition"], batch["seed"], height, width, weights, negative, scale)
+        negative = [item.negative for item in batch["items"]]
+        request = Request(batch["condition"], batch["seed"].tolist(), height, width, negative)
+        drawing = self.drawing._replace(guidance=self.guidance.at(scale))
+        return self.draw(request, weights, drawing)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
         return self.draw_batch(batch)

@@ -42,7 +42,14 @@ from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError, check_at_least, one_line
 from pixelhdm.files import replacing
 from pixelhdm.inference.guidance import Guidance
-from pixelhdm.inference.samplers import EulerSampler, HeunSampler
+from pixelhdm.inference.samplers import (
+    AdamsSampler,
+    DPM2MSampler,
+    DPM2SSampler,
+    EulerSampler,
+    HeunSampler,
+    SDESampler,
+)
 from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -77,12 +84,15 @@ CALLBACKS = {
 }
 # Imported so that a config may call them by their bare names and --help lists them.
 BY_NAME = (
+    AdamsSampler,
     BufferedShufflePlan,
     ClassConditioner,
     ConstantSchedule,
     CosineSchedule,
     DINOv2,
     DINOv3,
+    DPM2MSampler,
+    DPM2SSampler,
     Digits,
     EulerSampler,
     FrequencyLoss,
@@ -96,6 +106,7 @@ BY_NAME = (
     Qwen3Conditioner,
     RandomPlan,
     RepaLoss,
+    SDESampler,
     SequentialPlan,
     Shards,
     SteppedCosineRestart,

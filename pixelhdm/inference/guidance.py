@@ -1,33 +1,69 @@
-"""Guidance: how the predictions with and without the condition become one velocity."""
+"""Guidance: how two predictions become one velocity that keeps closer to the condition."""
 
 import copy
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
-from torch import Tensor
+from einops import rearrange
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_one_of
+from pixelhdm.inference.model import Model
 from pixelhdm.inference.samplers import Image, Velocity
+from pixelhdm.inference.weaker import Weaker
+from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.context import Context
 
-Predict = Callable[[Image, Tensor, Context], Image]
+Embed = Callable[[Conditioner], Context]
+ScaleSchedule = Literal["constant", "linear", "cosine", "quadratic"]
+RESCALE_EPS = 1e-8
 
 
 class Guidance:
-    """Classifier-free guidance u + scale (c - u), arXiv:2207.12598, eq. 6, on velocities.
+    """Classifier-free guidance u + g (c - u), arXiv:2207.12598, eq. 6, on velocities.
 
-    Both halves run in one batched call; at scale 1 the empty half is not computed.
+    c is the prediction with the condition, u the one without, or with the negative prompt. Both run
+    in one batched call; where g is 1, as outside of the interval, u is not computed. With `weak`, u
+    is the weaker model's prediction with the condition (autoguidance, arXiv:2406.02507, eq. 3).
 
     Args:
-        scale: strength; 1 samples the learned distribution, larger values keep closer to the
-            condition.
+        scale: g; 1 samples the learned distribution, larger values keep closer to the condition.
+        schedule: how g goes from scale at t = 0, noise, to end_scale at t = 1, the image: constant
+            stays; linear in t; cosine with (1 + cos(pi t)) / 2; quadratic in t^2.
+        end_scale: g at t = 1; not used by constant.
+        interval: times [from, to] with guidance (arXiv:2404.07724); outside of them g is 1.
+        rescale: 0 … 1, how far the guided velocity gets the standard deviation of c, image by image
+            (arXiv:2305.08891, eq. 15-16); against glaring colours at large scales.
+        weak: checkpoint of a weaker model with the same config, such as an earlier one of the run,
+            or the folder of an exported one, which may have another network.
+        weak_weights: which weights of that checkpoint: ema or raw.
     """
 
-    def __init__(self, scale: float = 1.0):
-        if not math.isfinite(scale):
-            raise UserError(f"scale must be a finite number, got {scale}.")
-        self.scale = scale
+    def __init__(
+        self,
+        scale: float = 1.0,
+        schedule: ScaleSchedule = "constant",
+        end_scale: float = 1.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        rescale: float = 0.0,
+        weak: str | None = None,
+        weak_weights: Literal["ema", "raw"] = "ema",
+    ):
+        check_one_of(ScaleSchedule, schedule=schedule)
+        check_one_of(Literal["ema", "raw"], weak_weights=weak_weights)
+        for name, value in (("scale", scale), ("end_scale", end_scale)):
+            if not math.isfinite(value):
+                raise UserError(f"{name} must be a finite number, got {value}.")
+        if not 0 <= interval[0] < interval[1] <= 1:
+            raise UserError(
+                f"interval must be two rising times in 0 … 1, noise to image, got {interval}."
+            )
+        if not 0 <= rescale <= 1:
+            raise UserError(f"rescale must lie in 0 … 1, got {rescale}.")
+        self.scale, self.schedule, self.end_scale = scale, schedule, end_scale
+        self.interval, self.rescale = interval, rescale
+        self.weaker = None if weak is None else Weaker(weak, weak_weights)
 
     def at(self, scale: float | None) -> "Guidance":
         """The same guidance of another strength; None keeps it."""
@@ -35,14 +71,58 @@ class Guidance:
         other.scale = self.scale if scale is None else scale
         return other
 
-    def velocity(self, predict: Predict, context: Context, empty: Context) -> Velocity:
-        """The guided velocity as a function of (z, t), with the contexts closed over."""
-        if self.scale == 1:
-            return lambda z, t: predict(z, t, context)
-        both = context.cat(empty)
+    @property
+    def is_off(self) -> bool:
+        """Whether g is 1 at all times."""
+        return self.scale == 1 and (self.schedule == "constant" or self.end_scale == 1)
 
-        def guided(z: Image, t: Tensor) -> Image:
-            c, u = predict(torch.cat([z, z]), t, both).chunk(2)
-            return u + self.scale * (c - u)
+    def scale_at(self, t: float) -> float:
+        """g at a time."""
+        if not self.interval[0] <= t <= self.interval[1]:
+            return 1.0
+        left = {
+            "constant": 1.0,
+            "linear": 1 - t,
+            "cosine": (1 + math.cos(math.pi * t)) / 2,
+            "quadratic": 1 - t**2,
+        }[self.schedule]
+        return self.end_scale + (self.scale - self.end_scale) * left if left != 1 else self.scale
+
+    def velocity(self, model: Model, given: Embed, away: Embed) -> Velocity:
+        """The guided velocity as a function of (z, t).
+
+        `given` and `away` make a conditioner's contexts of c and u; `away` is not called where it
+        is not needed.
+        """
+        context = given(model.conditioner)
+        if self.is_off:
+            return lambda z, t: model.velocity(z, t, context)
+        if self.weaker is None:
+            both = context.cat(away(model.conditioner))
+
+            def pair(z: Image, t: float) -> tuple[Image, Image]:
+                c, u = model.velocity(torch.cat([z, z]), t, both).chunk(2)
+                return c, u
+        else:
+            weak = self.weaker.model_like(model)
+            weak_context = given(weak.conditioner)
+
+            def pair(z: Image, t: float) -> tuple[Image, Image]:
+                return model.velocity(z, t, context), weak.velocity(z, t, weak_context)
+
+        def guided(z: Image, t: float) -> Image:
+            scale = self.scale_at(t)
+            if scale == 1:
+                return model.velocity(z, t, context)
+            c, u = pair(z, t)
+            return self.rescaled(u + scale * (c - u), c)
 
         return guided
+
+    def rescaled(self, guided: Image, c: Image) -> Image:
+        """With the spread of c, as far as rescale asks for it."""
+        if self.rescale == 0:
+            return guided
+        spread, wanted = (image.flatten(start_dim=1).std(dim=1) for image in (guided, c))
+        factor = self.rescale * wanted / (spread + RESCALE_EPS) + 1 - self.rescale
+        return guided * rearrange(factor, "b -> b 1 1 1")

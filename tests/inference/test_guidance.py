@@ -6,19 +6,20 @@ from pixelhdm.inference.guidance import Guidance
 from pixelhdm.models.conditioners.context import Context
 from tests.stubs import context, perturb, randn, tiny_network
 
-Z, T = randn(2, 4, 4, 3), torch.tensor(0.3)
+Z, T = randn(2, 4, 4, 3), 0.3
 
 
-class Predict:
-    """A network's prediction that remembers what it was asked."""
+class Asked:
+    """A model that remembers what it was asked; its conditions are contexts."""
 
     def __init__(self) -> None:
+        self.conditioner = None
         self.network = perturb(tiny_network())
         self.calls: list[tuple[Tensor, Context]] = []
 
-    def __call__(self, z: Tensor, t: Tensor, given: Context) -> Tensor:
+    def velocity(self, z: Tensor, t: float, given: Context) -> Tensor:
         self.calls.append((z, given))
-        return self.network(z, t.repeat(len(z)), given).output
+        return self.network(z, torch.full((len(z),), t), given).output
 
 
 def test_scale_one_is_the_conditional_prediction_alone():

@@ -2,9 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pixelhdm.inference.draw import Drawing, draw_images
 from pixelhdm.inference.guidance import Guidance
-from pixelhdm.inference.pipeline import draw_images, seeded_noise
+from pixelhdm.inference.model import Model
+from pixelhdm.inference.noise import SeededNoise
+from pixelhdm.inference.request import Request
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler, Sampler
+from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.training.flow import FlowMatching
 from tests.stubs import perturb, tiny_network
@@ -20,9 +24,9 @@ def images(
     scale: float = 2.0,
 ) -> Tensor:
     network, conditioner = perturb(tiny_network(), std=0.05), ClassConditioner(32, 3, num_tokens=2)
-    noise = seeded_noise(seeds, 4, 6)
-    parts = (perturb(conditioner), flow, sampler, Guidance(scale))
-    return draw_images(network, *parts, classes, noise)
+    model = Model(network, perturb(conditioner), flow)
+    drawing = Drawing(sampler, Guidance(scale), TimeGrid())
+    return draw_images(model, drawing, Request(classes, seeds.tolist(), 4, 6))
 
 
 def pixels(drawn: Tensor) -> Tensor:
@@ -73,7 +77,9 @@ def test_first_call_sees_the_noise_at_the_flows_strength(
     )
     images(flow=flow, sampler=EulerSampler(1), scale=1.0)
     z, t = seen[0]
-    torch.testing.assert_close(z, 0.95 * strength * seeded_noise(SEEDS, 4, 6))
+    torch.testing.assert_close(
+        z.double(), 0.95 * strength * SeededNoise(SEEDS.tolist(), 4, 6).first
+    )
     torch.testing.assert_close(t, torch.full((5,), 0.05))
 
 
@@ -81,15 +87,16 @@ def test_a_new_x_network_draws_grey():
     """It predicts x = 0 everywhere, and the flow to a known image is straight."""
     network, conditioner = tiny_network(), ClassConditioner(32, 3)
     for sampler in (EulerSampler(4), HeunSampler(4)):
-        parts = (network, conditioner, FlowMatching("x"), sampler, Guidance(1.5))
-        drawn = draw_images(*parts, CLASSES, seeded_noise(SEEDS, 4, 4))
+        drawing = Drawing(sampler, Guidance(1.5), TimeGrid())
+        request = Request(CLASSES, SEEDS.tolist(), 4, 4)
+        drawn = draw_images(Model(network, conditioner, FlowMatching("x")), drawing, request)
         torch.testing.assert_close(drawn, torch.zeros(5, 4, 4, 3), rtol=0, atol=1e-6)
 
 
 def test_noise_belongs_to_its_seed():
-    noise = seeded_noise(SEEDS, 16, 16)
+    noise = SeededNoise(SEEDS.tolist(), 16, 16).first
     assert torch.equal(noise[0], noise[1])
-    assert torch.equal(seeded_noise(SEEDS[3:4], 16, 16)[0], noise[3])
+    assert torch.equal(SeededNoise(SEEDS[3:4].tolist(), 16, 16).first[0], noise[3])
     assert (noise[2] - noise[3]).abs().mean() > 0.5
     assert noise[1:].mean().abs() < 0.1
     assert noise.std().item() == pytest.approx(1, abs=0.05)
@@ -98,7 +105,7 @@ def test_noise_belongs_to_its_seed():
 def test_noise_is_float32_where_bfloat16_is_the_default():
     torch.set_default_dtype(torch.bfloat16)  # as precision bf16-true does during a step
     try:
-        noise = seeded_noise(SEEDS, 4, 4)
+        noise = SeededNoise(SEEDS.tolist(), 4, 4).first
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(noise, seeded_noise(SEEDS, 4, 4))
+    assert torch.equal(noise, SeededNoise(SEEDS.tolist(), 4, 4).first)
