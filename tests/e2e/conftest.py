@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import torch
 
 from pixelhdm import cli
 from pixelhdm.models.encoders.dino import DINOv3
-from tests.e2e.life import ROOT, fit, stop_fork_server
+from tests.e2e.life import ROOT, fit
 
 QUICKSTART = [
     "-c",
@@ -27,13 +27,6 @@ QUICK = [
     "--trainer.limit_val_batches=0",
     "--sample_images.every_n_steps=0",
 ]  # training alone
-
-
-@pytest.fixture(scope="session", autouse=True)
-def fork_server() -> Iterator[None]:
-    """It ends with the tests."""
-    yield
-    stop_fork_server()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
-"""A process that has imported everything and is forked into runs of the command line; life.py asks
-it to. What becomes a run is the main program as if it had just been started, up to its last exit.
+"""A process that has imported everything and is forked into runs of the command line or of another
+script; life.py asks it to. What becomes a run is the main program as if it had just been started,
+up to its last exit.
 """
 
 import gc
@@ -8,10 +9,7 @@ import json
 import os
 import runpy
 import sys
-from pathlib import Path
 from typing import Any
-
-MAIN = Path(__file__).parents[2] / "main.py"
 
 
 def serve() -> dict[str, Any]:
@@ -41,7 +39,7 @@ def become(run: dict[str, Any]) -> None:
     output = os.open(run["output"], os.O_WRONLY | os.O_APPEND)
     for stream, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
         os.dup2(file, stream)
-    sys.argv = [str(MAIN), *run["arguments"]]
+    sys.argv = [run["script"], *run["arguments"]]
 
 
 if __name__ == "__main__":
@@ -49,4 +47,4 @@ if __name__ == "__main__":
         importlib.import_module(module)
     gc.freeze()  # what is imported; else the end of each run would look through and copy it all
     become(serve())
-    runpy.run_path(str(MAIN), run_name="__main__")
+    runpy.run_path(sys.argv[0], run_name="__main__")

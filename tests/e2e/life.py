@@ -51,6 +51,7 @@ class Life:
         *arguments: object,
         processes: int = 1,
         folder: str | Path | None = None,
+        script: Path = ROOT / "main.py",
         **environment: str,
     ):
         folder = Path(folder or Path.cwd()).resolve()
@@ -69,7 +70,8 @@ class Life:
                 own |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
                 own |= {name: str(processes) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
                 own |= {"GROUP_RANK": "0"}
-            run = {"arguments": [*map(str, arguments)], "folder": str(folder), "environment": own}
+            run = {"script": str(script), "arguments": [*map(str, arguments)]}
+            run |= {"folder": str(folder), "environment": own}
             group = self.running[0] if self.running else 0
             self.running.append(ask(**run, output=str(self.output), group=group))
         self.group, self.codes = self.running[0], dict.fromkeys(self.running)

@@ -18,8 +18,10 @@ from pixelhdm.data.prepare.prepare import prepare, spelled_out
 from pixelhdm.data.reading.storage import Storage
 from pixelhdm.errors import UserError
 from tests.data.prepare.conftest import rejected, save, tree
+from tests.e2e.life import Life
 
 SMALL = {"images_per_shard": 9}
+PREPARE_HERE = Path(__file__).with_name("prepare_here.py")
 pytestmark = pytest.mark.timeout(40)
 
 
@@ -86,25 +88,23 @@ def test_parts_in_any_order_write_the_same_bytes(photos, run, whole):
 
 
 def test_parts_at_once_write_the_same_bytes(photos, tmp_path, whole):
-    children = [start(photos, tmp_path / "out", part=f"{part}/3") for part in (1, 2, 3)]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    for life in [start(photos, tmp_path / "out", part=f"{part}/3") for part in (1, 2, 3)]:
+        life.end()
     assert tree(tmp_path / "out") == whole
 
 
-def start(photos: Path, out: Path, **settings: object) -> int:
-    """Prepare in a process of its own."""
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        try:
-            prepare(str(photos), str(out), **SMALL, **{"num_processes": 1, **settings})
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return child
+def start(photos: Path, out: Path, **settings: object) -> Life:
+    """Prepare in a process of its own, which no thread of the tests has forked."""
+    given = {"source": str(photos), "out": str(out), **SMALL, "num_processes": 1, **settings}
+    return Life(json.dumps(given), folder=photos.parent, script=PREPARE_HERE)
+
+
+def kill(life: Life) -> int:
+    """Kill its first process; the exit code."""
+    os.kill(life.group, signal.SIGKILL)
+    while not life.is_over():
+        time.sleep(0.001)
+    return life.codes[life.group]
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(photos, tmp_path, whole):
@@ -113,33 +113,31 @@ def test_a_killed_run_goes_on_to_the_same_bytes(photos, tmp_path, whole):
     for trial in range(2):
         out, wait = tmp_path / f"out{trial}", 0.0
         while True:
-            child = start(photos, out, num_processes=1 + trial)
-            wait += rng.uniform(0.004, 0.02)
+            life = start(photos, out, num_processes=1 + trial)
+            wait += rng.uniform(0.01, 0.05)
             time.sleep(wait)
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            kills += status != 0
-            if status == 0:
+            code = kill(life)
+            if code == 0:
                 break
+            assert code == -signal.SIGKILL, life.printed()
+            kills += 1
         assert tree(out) == whole
     assert kills > 5
 
 
 def test_killed_while_writing_leaves_nothing_behind(photos, tmp_path, run, whole):
-    child = start(photos, tmp_path / "out")
+    life = start(photos, tmp_path / "out")
     while not list((tmp_path / "out").glob(".0*.part")):
         time.sleep(0.0002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    kill(life)
     assert tree(run(photos, **SMALL)) == whole
 
 
 def test_workers_end_when_their_parent_is_killed(photos, tmp_path):
-    child = start(photos, tmp_path / "out", num_processes=2)
-    while not (found := children_of(child)):
+    life = start(photos, tmp_path / "out", num_processes=2)
+    while not (found := children_of(life.group)):
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    kill(life)
     end = time.monotonic() + 10
     while any(is_running(process) for process in found) and time.monotonic() < end:
         time.sleep(0.05)
