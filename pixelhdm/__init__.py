@@ -9,4 +9,9 @@ Axis names used in every shape annotation:
 Images are `B H W 3`, float, in [-1, 1]. Time t runs from 0 (noise) to 1 (clean image).
 """
 
+import os
+
+# Before torch is imported: a busy core must not stall the others, for spinning costs up to 30x.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"

@@ -70,5 +70,7 @@ class CacheTextCLI(PixelHDMCLI):
         given = config.data.prompts
         prompts = read_prompts(given).prompts if given else []
         texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+        sources = [config.data.draw.source, *(prompt.start.source for prompt in prompts)]
+        texts += [source for source in sources if isinstance(source, str)]
         options = {name: config[name] for name in self.own_options}
         cache_text(self.conditioner.encoder, self.sources, texts, **options)

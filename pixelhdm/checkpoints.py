@@ -168,21 +168,22 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     return max(found, key=step_of)
 
 
-def trained_file(path: str | Path) -> Path:
-    """The checkpoint that a path means: a file, or the one with the most steps of a run's folder.
+def trained_file(path: str | Path, name: str = "init_from") -> Path:
+    """The checkpoint that a path means: a file, or the one with the most steps of a run's folder;
+    `name` is that of the setting.
 
     Raises:
         UserError: there is none.
     """
     if str(path) == "":
-        raise UserError("init_from must be a file or a run's folder, got nothing. Leave it out.")
+        raise UserError(f"{name} must be a file or a run's folder, got nothing. Leave it out.")
     if Path(path).is_file():
         return Path(path)
     found = checkpoints_of(path)
     if not found:
         what = f"has none in {FOLDER}/" if Path(path).is_dir() else "does not exist"
         raise UserError(
-            f"init_from must be a checkpoint or the folder of a run with one, got {path}, which "
+            f"{name} must be a checkpoint or the folder of a run with one, got {path}, which "
             f"{what}. Train the stage before it first, or name another file or folder."
         )
     return max(found, key=step_of)

@@ -8,12 +8,8 @@ import traceback
 from collections.abc import Callable
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # a busy core must not stall the others: spinning costs up to 30x
 
 import torch
-from jsonargparse import auto_cli
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -21,7 +17,9 @@ from pixelhdm.cache_text_cli import CacheTextCLI
 from pixelhdm.callbacks.checkpoint import Interrupted
 from pixelhdm.data.prepare.prepare import prepare, spelled_out
 from pixelhdm.datamodule import PixelHDMDataModule
+from pixelhdm.demo.command import demo
 from pixelhdm.errors import UserError, one_line
+from pixelhdm.export import export
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser, build_error
@@ -45,8 +43,9 @@ def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
             "description": "Train and sample image diffusion transformers on pixels.",
             "epilog": "Beside these: main.py ema, an average of another length from a run's "
             "snapshots; main.py prepare, images of any kind as shards to train on; main.py "
-            "cache-text, their captions as a text encoder's states; see main.py ema --help, "
-            "main.py prepare --help, main.py cache-text --help.",
+            "cache-text, their captions as a text encoder's states; main.py export, a trained "
+            "model as a folder that draws; main.py demo, a page in the browser that draws. Each "
+            "has its own --help.",
             **command_line.usages(),
         },
     )
@@ -59,6 +58,12 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["ema"]:
             run_command("ema", reconstruct_ema)
+            return
+        if sys.argv[1:2] == ["export"]:
+            run_command("export", export)
+            return
+        if sys.argv[1:2] == ["demo"]:
+            run_command("demo", demo)
             return
         if sys.argv[1:2] == ["prepare"]:
             sys.argv[2:] = spelled_out(sys.argv[2:])
@@ -95,15 +100,16 @@ def main() -> None:
 
 def run_command(name: str, function: Callable[..., None]) -> None:
     """Run a command that needs no trainer, with the arguments of `function` as its flags."""
-    auto_cli(
-        function,
-        args=sys.argv[2:],
-        as_positional=False,
-        parser_class=Parser,
-        description=inspect.getdoc(function).split("\n")[0],
+    parser = Parser(
         prog=f"main.py {name}",
+        description=inspect.getdoc(function).split("\n")[0],
         allow_abbrev=False,
     )
+    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    if "config" not in inspect.signature(function).parameters:
+        parser.add_argument("--config", action="config", help="File with these arguments.")
+    given = parser.instantiate(parser.parse_args(sys.argv[2:])).as_dict()
+    function(**{key: given[key] for key in inspect.signature(function).parameters})
     sys.stdout.flush()  # a reader that is gone is noticed here, not at the end of the process
 
 

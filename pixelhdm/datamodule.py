@@ -13,13 +13,15 @@ from pixelhdm.data.batches import Batch, Executor
 from pixelhdm.data.buckets import DROPPED, Assignment, Buckets
 from pixelhdm.data.coverage import coverage_table
 from pixelhdm.data.decode import DECODERS
+from pixelhdm.data.draw_list import class_draws, prompt_draws
 from pixelhdm.data.draw_loader import DrawLoader
-from pixelhdm.data.draws import DrawList, Draws, class_draws, prompt_draws
+from pixelhdm.data.draws import DrawList, Draws
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
 from pixelhdm.data.prompts import read_prompts
 from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
 from pixelhdm.data.shards import Shards
 from pixelhdm.data.source import ImageSource
+from pixelhdm.data.variants import Variant, varied
 from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.processes import gather_objects
 
@@ -34,7 +36,7 @@ class PixelHDMDataModule(LightningDataModule):
     of another size, or shared by other numbers of processes, each image that is left of the epoch
     still comes exactly once.
 
-    predict draws those images alone that find_drawn does not name.
+    predict draws those images alone that find_drawn does not name, each with all variants.
 
     Args:
         image_size: side in pixels of the square training images, where there are no buckets, and
@@ -45,8 +47,9 @@ class PixelHDMDataModule(LightningDataModule):
         val: source of held-out images; none switches validation off; not built by predict.
         prompts: what predict and the sample grids draw in the place of draw.classes: a .txt with a
             prompt on each line; a .jsonl with objects of prompt, negative_prompt, seed, height,
-            width (or size), scale and file_name; GenEval's metadata; a folder of .txt with a prompt
-            in each, as DPG has; or a list of texts and such objects.
+            width (or size), scale, file_name and, to begin from an image, image, mask, strength,
+            source_prompt and source_scale as in draw; GenEval's metadata; a folder of .txt with a
+            prompt in each, as DPG has; or a list of texts and such objects.
         buckets: sizes to train at, each image at the one that suits it; none takes image_size
             alone, every image resized and cut to it.
         batch_tokens: patches per process and step, in place of batch_size: each bucket has as many
@@ -95,6 +98,7 @@ class PixelHDMDataModule(LightningDataModule):
         self.batch_tokens, self.sampler, self.seed = batch_tokens, sampler, seed or 0
         self.num_workers, self.executor = num_workers, executor
         self.draw_list = DrawList([], "classes", "", [])
+        self.variants: list[Variant] = []
         self.find_drawn: Callable[[], set[str]] = set
         self.drawn: set[str] = set()
         self.bucketed: dict[str, Bucketed] = {}
@@ -180,8 +184,7 @@ class PixelHDMDataModule(LightningDataModule):
             known = cache.single_texts()
             cache.check_encoder(settings, files)
             encoder.known.update(known)
-        prompts = self.draw_list.prompts
-        texts = {text for prompt in prompts for text in (prompt.text, prompt.negative)}
+        texts = {text for item in self.draw_list.items for text in item.texts}
         if new := sorted(texts - encoder.known.keys()):
             rank_zero_info(
                 f"The text encoder is needed for {len(new)} prompts that the text cache lacks, "
@@ -191,8 +194,10 @@ class PixelHDMDataModule(LightningDataModule):
     def to_draw(self) -> DrawList:
         """The images that predict and the sample grids draw."""
         if self.prompts is None:
-            return class_draws(self.draw, self.draw_size)
-        return prompt_draws(read_prompts(self.prompts), self.draw, self.draw_size)
+            drawn = class_draws(self.draw, self.draw_size)
+        else:
+            drawn = prompt_draws(read_prompts(self.prompts), self.draw, self.draw_size)
+        return varied(drawn, self.variants) if self.variants else drawn
 
     def opened(self, name: str) -> Bucketed:
         """A source, opened, with the bucket of each of its images."""

@@ -23,9 +23,11 @@ from pixelhdm.checkpoints import (
     read_checkpoint,
     trained_file,
 )
+from pixelhdm.data.draws import DrawItem
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.draw import Drawing, draw_images
 from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.listed import drawing_for, request_for
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.pixels import to_pixels
 from pixelhdm.inference.request import Request
@@ -78,6 +80,7 @@ class PixelHDMModule(LightningModule):
             decides.
         image_size: height and width of the last images, trained on or drawn.
         on_step: sees each step of a solver that draws, see draw_images.
+        samplers: solvers beside its own that images of a list ask for, by name.
         step_losses: losses of the batches since the last optimizer step, summed up.
     """
 
@@ -110,6 +113,7 @@ class PixelHDMModule(LightningModule):
         self.sampler, self.guidance, self.time_grid = sampler, guidance, time_grid
         self.flow, self.loss = flow, loss
         self.on_step: Callable[[Step], Image] = go_on
+        self.samplers: dict[str, Sampler] = {}
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
         self.weights, self.init_weights, self.init_ema = weights, init_weights, init_ema
         self.init_from = None if init_from is None else trained_file(init_from)
@@ -367,11 +371,11 @@ class PixelHDMModule(LightningModule):
         self, batch: dict[str, Any], weights: Weights | None = None
     ) -> UInt8[Tensor, "B H W 3"]:
         """Draw a batch of DrawLoader."""
-        height, width, scale = batch["items"][0].kind
-        negative = [item.negative for item in batch["items"]]
-        request = Request(batch["condition"], batch["seed"].tolist(), height, width, negative)
-        drawing = self.drawing._replace(guidance=self.guidance.at(scale))
-        return self.draw(request, weights, drawing)
+        return self.draw(request_for(batch), weights, self.drawing_of(batch["items"][0]))
+
+    def drawing_of(self, item: DrawItem) -> Drawing:
+        """How an image of a list is drawn."""
+        return drawing_for(item, self.drawing, self.samplers)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
         return self.draw_batch(batch)

@@ -93,7 +93,16 @@ class Parser(LightningArgumentParser):
         known = list(constructor_types(class_path)) if class_path else self.own_options(message)
         if name in known:
             return f" PixelHDM sets {name} itself."
+        is_ours = class_path or name.split(".")[0] in {option.split(".")[0] for option in known}
+        if owners := [] if is_ours else self.owners(name):
+            return f" It belongs to {' and '.join(owners)}."
         return nearest(name, known) or " See --help for the valid names."
+
+    def owners(self, name: str) -> list[str]:
+        """The subcommands that take an option which another one does not know."""
+        head, whole = name.split(".")[0], getattr(self, "parent_parser", None) or self
+        parsers = whole.subcommand_parsers().items()
+        return [owner for owner, parser in parsers if f"--{head}" in parser._option_string_actions]
 
     def class_suggestion(self, wrong: "WrongClass") -> str:
         """The classes that fit where one does not, or nothing where the errors do not tell what is

@@ -1,6 +1,7 @@
 """LightningCLI with the parts of PixelHDM: the commands fit, validate and predict."""
 
 import logging
+import re
 import shlex
 import sys
 import warnings
@@ -24,6 +25,7 @@ from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
 from pixelhdm.callbacks.run_record import RunRecord
 from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
+from pixelhdm.callbacks.save_trajectory import SaveTrajectory
 from pixelhdm.callbacks.throughput import Throughput
 from pixelhdm.callbacks.zclip import ZClip
 from pixelhdm.checkpoints import (
@@ -50,6 +52,8 @@ from pixelhdm.inference.samplers import (
     HeunSampler,
     SDESampler,
 )
+from pixelhdm.inference.sweep import Sweep
+from pixelhdm.inference.trajectory import Trajectory
 from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -68,6 +72,7 @@ from pixelhdm.training.optim.schedules import (
 )
 
 USAGE = "[-c FILE]... [--key=value]..."
+WORD = re.compile(r"(?!null)\w+")
 TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
 
 # In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
@@ -173,6 +178,9 @@ class PixelHDMCLI(LightningCLI):
         """How the help of each subcommand begins."""
         return {name: {"usage": f"%(prog)s {USAGE}"} for name in cls.subcommands()}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(spelled_out(sys.argv[1:] if args is None else args))
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--cpu_threads",
@@ -195,6 +203,23 @@ class PixelHDMCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--trajectory",
+                type=Trajectory | None,
+                default=None,
+                help="store the way from noise to image: gif, webp, mp4 or strip (a PNG of a few "
+                "moments); or settings, as {format: gif, layout: image | grid | both, show: noisy "
+                "| clean, num_frames: 30, duration: 3} or --trajectory.layout grid.",
+            )
+            parser.add_argument(
+                "--sweep",
+                type=Sweep | None,
+                default=None,
+                help="draw each image with several settings and compare them on sheets: {scales: "
+                "[1, 2, 4], steps: [5, 25], samplers: [EulerSampler, HeunSampler]}, each of which "
+                "may be left out.",
+            )
         for action in parser._actions:
             action.help = HELP.get(action.dest, action.help)
         return parser
@@ -262,6 +287,10 @@ class PixelHDMCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.data.seed is None:
             self.datamodule.seed = int(config.seed_everything)
+        sweep = self.config_init[self.subcommand].get("sweep")
+        if sweep is not None:
+            self.model.samplers = sweep.by_name(self.model.sampler)
+            self.datamodule.variants = sweep.variants(self.model.sampler)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -269,6 +298,8 @@ class PixelHDMCLI(LightningCLI):
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
         given = self.config_init[self.subcommand]
+        if self.subcommand == "predict" and given.trajectory is not None:
+            own.append(SaveTrajectory(given.trajectory))
         wandb = Wandb() if given.wandb is True else given.wandb or None
         check_callbacks(as_list(config.callbacks))
         if config.logger is not None and wandb is not None:
@@ -324,6 +355,17 @@ class PixelHDMCLI(LightningCLI):
         print(f"  config      {config}")
         call = ["python", sys.argv[0], "predict", "-c", str(config), "--ckpt_path", str(checkpoint)]
         print(f"Draw more:    {shlex.join(call)}")
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """Arguments in which a word alone that follows --trajectory is its format."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        if name == "--trajectory" and WORD.fullmatch(value if equals else following):
+            name += ".format"
+        found.append(name + equals + value)
+    return found
 
 
 def check_trainer(trainer: Namespace, subcommand: str) -> None:

@@ -1,12 +1,14 @@
 import pytest
 import torch
 
+from pixelhdm.data.draw_list import prompt_draws
 from pixelhdm.data.draw_loader import DrawLoader
-from pixelhdm.data.draws import Draws, prompt_draws
+from pixelhdm.data.draws import Draws
 from pixelhdm.data.prompt_fields import Prompt
 from pixelhdm.data.prompts import PromptList
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.request import Request
 from pixelhdm.inference.samplers import HeunSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule, mean_total
@@ -108,13 +110,13 @@ def test_conditions_are_dropped_in_training_alone(null_prob, dropped, training):
 def test_drawing_is_the_same_at_any_batch_size_and_leaves_the_generator_alone():
     """Within one level of 255."""
     module = new_module().eval()
-    classes, seeds = torch.tensor([3, 1, 3]), torch.tensor([0, 1, 2])
+    classes, seeds = torch.tensor([3, 1, 3]), [0, 1, 2]
     before = torch.get_rng_state()
-    whole = module.draw(classes, seeds, 4, 6)
+    whole = module.draw(Request(classes, seeds, 4, 6))
     assert torch.equal(before, torch.get_rng_state())
     assert whole.shape == (3, 4, 6, 3)
     assert whole.dtype == torch.uint8
-    alone = [module.draw(classes[i : i + 1], seeds[i : i + 1], 4, 6) for i in range(3)]
+    alone = [module.draw(Request(classes[i : i + 1], [i], 4, 6)) for i in range(3)]
     assert (torch.cat(alone).int() - whole.int()).abs().max() <= 1
 
 
@@ -137,27 +139,32 @@ def test_prompts_are_drawn_the_same_in_any_company():
 
 
 def test_a_negative_prompt_takes_the_place_of_the_null():
-    module, seeds = text_module(), torch.tensor([0, 1])
-    texts, negative = ["a red barn", "sea"], ["rain and snow", ""]
-    plain = module.draw(texts, seeds, 4, 4)
-    away = module.draw(texts, seeds, 4, 4, negative=negative)
+    module, texts, negative = text_module(), ["a red barn", "sea"], ["rain and snow", ""]
+    request = Request(texts, [0, 1], 4, 4)
+
+    def drawn(scale: float, request: Request) -> torch.Tensor:
+        drawing = module.drawing._replace(guidance=module.guidance.at(scale))
+        return module.draw(request, drawing=drawing)
+
+    plain = module.draw(request)
+    away = module.draw(request._replace(negative=negative))
     assert (away[0].int() - plain[0].int()).abs().max() > 3
     assert (away[1].int() - plain[1].int()).abs().max() <= 1
-    at_one = [module.draw(texts, seeds, 4, 4, negative=n, scale=1.0) for n in (negative, None)]
+    at_one = [drawn(1.0, request._replace(negative=n)) for n in (negative, None)]
     assert torch.equal(*at_one)
     assert not torch.equal(at_one[0], plain)
     assert module.guidance.scale == 2.0
-    at_zero = module.draw(texts[:1], seeds[:1], 4, 4, negative=negative[:1], scale=0.0)
-    of_it = module.draw(negative[:1], seeds[:1], 4, 4, scale=1.0)
+    at_zero = drawn(0.0, Request(texts[:1], [0], 4, 4, negative[:1]))
+    of_it = drawn(1.0, Request(negative[:1], [0], 4, 4))
     assert (at_zero.int() - of_it.int()).abs().max() <= 1
 
 
 def test_drawing_refuses_wrong_sizes_and_classes():
     module = new_module()
     with pytest.raises(UserError, match="multiples of patch_size=2, got 5x4"):
-        module.draw(torch.tensor([1]), torch.tensor([0]), 5, 4)
+        module.draw(Request(torch.tensor([1]), [0], 5, 4))
     with pytest.raises(UserError, match="class must lie in 0 … 9"):
-        module.draw(torch.tensor([10]), torch.tensor([0]), 4, 4)
+        module.draw(Request(torch.tensor([10]), [0], 4, 4))
 
 
 def test_optimizer_has_every_trained_parameter_and_not_the_average():

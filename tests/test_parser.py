@@ -39,7 +39,7 @@ def error(tmp_path, monkeypatch):
         ("--model.network.patch_sise=4", "Did you mean patch_size"),
         ("--model.network.init_args.patch_sise=4", "Did you mean patch_size"),
         ("--model.optimizer.lrr=1", "Did you mean lr?"),
-        ("--model.guidance.scales=1", "Did you mean scale?"),
+        ("--model.guidance.scales=1", "Did you mean scale or rescale?"),
         ("--data.train.spilt=val", "Did you mean split?"),
         ("--data.batchsize=4", "Did you mean data.batch_size"),
         ("--trainer.max_stepss=4", "Did you mean trainer.max_steps"),

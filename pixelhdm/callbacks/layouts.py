@@ -1,6 +1,9 @@
-"""What lies beside the images: a grid of classes, and what the scorers of benchmarks read."""
+"""What lies beside the images: a grid of classes, sheets of a sweep, and what the scorers of
+benchmarks read.
+"""
 
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +11,14 @@ from PIL import Image
 
 from pixelhdm.callbacks.image_facts import has_facts, write_png
 from pixelhdm.data.draws import DrawItem, DrawList, by_group
-from pixelhdm.data.prompt_fields import Prompt
+from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
-from pixelhdm.inference.grid import Pixels, labelled_grid, tiled
+from pixelhdm.inference.grid import NO_BREAK, Pixels, labelled_grid, tiled
 
 GRID_ROWS, GRID_COLUMNS = 20, 20
 DPG_COLUMNS, DPG_FOLDER = 2, "grids"
+SHEETS = "sweep"
 
 
 def pixels(file: Path) -> Pixels:
@@ -85,3 +89,48 @@ def write_dpg_grids(
         if not has_facts(file, own):
             images = [pixels(folder / item.file) for item in group]
             write_png(file, tiled(images, DPG_COLUMNS), own)
+
+
+def write_sheets(
+    folder: Path,
+    items: list[DrawItem],
+    draw_list: DrawList,
+    facts: dict[DrawItem, dict[str, str]],
+) -> list[DrawItem]:
+    """sweep/IMAGE.png: an image with all solvers and steps, a row each, and scales, a column each.
+
+    Returns:
+        The first item of each sheet; one of which some images are still to be drawn is not written.
+    """
+    num, firsts = Counter(item.sheet for item in draw_list.items), []
+    for sheet, group in groupby(items, key=lambda item: item.sheet):
+        own = list(group)
+        if len(own) < num[sheet]:
+            continue
+        rows = [
+            (row_label(facts[row[0]]), [pixels(folder / item.file) for item in row])
+            for row in by_solver(own)
+        ]
+        scales = [f"scale {facts[item]['scale']}" for item in by_solver(own)[0]]
+        shown = {name: facts[own[0]][name] for name in ("seed", "size", "checkpoint")}
+        write_png(folder / sheet_file(own[0]), np.asarray(labelled_grid(rows, scales)), shown)
+        firsts.append(own[0])
+    return firsts
+
+
+def by_solver(items: list[DrawItem]) -> list[list[DrawItem]]:
+    """The images of each solver and number of steps."""
+    groups = groupby(items, key=lambda item: (item.sampler, item.num_steps))
+    return [list(group) for _, group in groups]
+
+
+def row_label(facts: dict[str, str]) -> str:
+    """What a row of a sheet shows."""
+    solver = facts["sampler"].replace("Sampler", "", 1)
+    calls = f"({facts['calls']}{NO_BREAK}calls)"
+    return f"{solver}, {facts['steps']}{NO_BREAK}steps {calls}"
+
+
+def sheet_file(item: DrawItem) -> str:
+    """Where the sheet is saved that an image belongs to."""
+    return f"{SHEETS}/{item.sheet}{IMAGE_ENDING}"

@@ -16,10 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 import pixelhdm
 from pixelhdm.files import replacing
+from pixelhdm.inference.training_facts import ENVIRONMENT
 from pixelhdm.loggers import log_settings
 from pixelhdm.processes import gather_objects
 
-FILE = "environment.yaml"
 PACKAGES = (
     "torch",
     "lightning",
@@ -53,7 +53,7 @@ class RunRecord(Callback):
         if trainer.fast_dev_run or not trainer.is_global_zero:
             return
         entry = record(trainer, devices)
-        file = Path(trainer.default_root_dir) / FILE
+        file = Path(trainer.default_root_dir) / ENVIRONMENT
         file.parent.mkdir(parents=True, exist_ok=True)
         earlier = file.read_text(encoding="utf-8") if file.exists() else ""
         with replacing(file) as temporary:

@@ -11,7 +11,7 @@ from pixelhdm.data.draw_loader import DrawLoader
 from pixelhdm.data.draws import by_group
 from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
-from pixelhdm.inference.drawable import check_drawable
+from pixelhdm.inference.drawable import check_drawable, check_solvers
 from pixelhdm.inference.grid import labelled_grid
 from pixelhdm.loggers import log_image
 from pixelhdm.module import PixelHDMModule
@@ -40,7 +40,8 @@ class SampleImages(Callback):
         self.drawn_at = trainer.global_step
         if self.every_n_steps:
             items = trainer.datamodule.draw_list.items
-            check_drawable(items, pl_module.network, pl_module.conditioner)
+            check_drawable(items, pl_module.network, pl_module.conditioner, pl_module.guidance)
+            check_solvers(items, pl_module.drawing, pl_module.samplers)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -1,5 +1,7 @@
 """What predict draws, as files."""
 
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,43 +19,56 @@ from pixelhdm.callbacks.layouts import (
     write_class_grid,
     write_dpg_grids,
     write_geneval_metadata,
+    write_sheets,
 )
 from pixelhdm.data.draws import DrawItem
 from pixelhdm.files import TEMPORARY, replacing
-from pixelhdm.inference.drawable import check_drawable
+from pixelhdm.inference.drawable import check_drawable, check_solvers
+from pixelhdm.inference.listed import num_calls
+from pixelhdm.inference.sweep import MANY, described
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 
 PAGE = "index.html"
-IN_NAME = ("checkpoint", "weights", "sampler", "steps")
 
 
 class SaveImages(Callback):
     """Write one PNG for each image that predict draws, and index.html, which shows all of them.
 
-    Each PNG carries prompt or class, seed, settings, checkpoint and config as text. Images that are
+    Each PNG carries prompt or class, seed, settings, checkpoint and config as text; calls is how
+    often the network was asked for it, with guidance for two predictions at once. Images that are
     already there with the same facts are not drawn again, so that an interrupted call goes on where
     it stopped. For classes there is a grid.png too, of the first 20 classes and 20 images of each;
-    for GenEval and DPG the folders that their scorers read.
+    for GenEval and DPG the folders that their scorers read; for a sweep a labelled sheet of each
+    image in sweep/.
 
     Args:
         folder: where to write; empty makes <run folder>/predict/<settings>.
 
     Attributes:
         config: the resolved config as YAML; the command line sets it.
+        is_whole: whether all is there that is to lie beside an image; SaveTrajectory sets it.
+        way_of: the file that shows how an image came to be, if there is one; SaveTrajectory too.
     """
 
     def __init__(self, folder: str | None = None):
         self.folder, self.config = folder, ""
         self.shared: dict[str, str] = {}
-        self.target, self.scale = Path(), 1.0
+        self.target = Path()
+        self.told: dict[DrawItem, dict[str, str]] = {}
         self.written: set[str] = set()
+        self.is_whole: Callable[[DrawItem], bool] = lambda item: True
+        self.way_of: Callable[[DrawItem], str | None] = lambda item: None
 
     def setup(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
         if stage != "predict":
             return
         data = trainer.datamodule
-        check_drawable(data.draw_list.items, pl_module.network, pl_module.conditioner)
+        items, guidance = data.draw_list.items, pl_module.guidance
+        check_drawable(items, pl_module.network, pl_module.conditioner, guidance)
+        check_solvers(items, pl_module.drawing, pl_module.samplers)
+        if data.draw_list.layout == "sweep" and len(items) > MANY:
+            rank_zero_info(f"The sweep has {len(items):,} pictures.")
         data.find_drawn = partial(self.find_drawn, trainer, pl_module)
 
     def find_drawn(self, trainer: Trainer, pl_module: PixelHDMModule) -> set[str]:
@@ -61,14 +76,14 @@ class SaveImages(Callback):
         processes look at a share of them.
         """
         items = trainer.datamodule.draw_list.items
-        self.scale = pl_module.guidance.scale
         self.shared = shared_facts(trainer, pl_module, self.config)
-        self.target = Path(self.folder) if self.folder else self.default_folder(trainer)
+        self.told = {item: self.facts_of(item, pl_module) for item in items}
+        self.target = Path(self.folder) if self.folder else self.default_folder(trainer, pl_module)
         check_folder(self.target, trainer.datamodule.draw_list)
         own = [
             item.file
             for item in items[trainer.global_rank :: trainer.world_size]
-            if has_facts(self.target / item.file, self.facts(item))
+            if has_facts(self.target / item.file, self.facts(item)) and self.is_whole(item)
         ]
         found = {file for part in gather_objects(own) for file in part}
         if found:
@@ -78,20 +93,35 @@ class SaveImages(Callback):
             )
         return found
 
-    def default_folder(self, trainer: Trainer) -> Path:
+    def default_folder(self, trainer: Trainer, pl_module: PixelHDMModule) -> Path:
         """A folder named after the settings."""
-        data = trainer.datamodule
-        named = {name: self.shared[name] for name in IN_NAME}
+        data, own = trainer.datamodule, pl_module.drawing
+        named = {"prompts": data.draw_list.name} if data.draw_list.name else {}
         named["checkpoint"] = Path(self.shared["checkpoint"]).stem
-        named |= {"scale": f"{self.scale:g}", "size": "{}x{}".format(*data.draw_size)}
-        if data.draw_list.name:
-            named = {"prompts": data.draw_list.name} | named
-        name = "_".join(f"{name}={value}" for name, value in named.items())
-        return Path(trainer.default_root_dir) / "predict" / name.replace(" ", "_").replace("/", "-")
+        named["weights"] = self.shared["weights"]
+        is_sweep = data.draw_list.layout == "sweep"
+        if not is_sweep:
+            named["sampler"] = described(own.sampler)
+            named |= {"steps": own.sampler.num_steps, "scale": f"{own.guidance.scale:g}"}
+        named["size"] = "{}x{}".format(*data.draw_size)
+        start = data.draw_list.items[0].start
+        if data.draw.image and start is not None:
+            named |= {"image": Path(start.image.name).stem, "strength": f"{start.strength:g}"}
+            named |= {} if start.source is None else {"source": str(start.source)[:30]}
+        words = ["sweep"] * is_sweep + [f"{name}={value}" for name, value in named.items()]
+        return (
+            Path(trainer.default_root_dir) / "predict" / re.sub(r"[^\w=.,-]+", "_", "_".join(words))
+        )
+
+    def facts_of(self, item: DrawItem, pl_module: PixelHDMModule) -> dict[str, str]:
+        """What the file of an image tells."""
+        drawing = pl_module.drawing_of(item)
+        calls = num_calls(item, drawing, pl_module.flow)
+        return own_facts(item, drawing, calls) | self.shared
 
     def facts(self, item: DrawItem) -> dict[str, str]:
-        """What the file of an image tells."""
-        return own_facts(item, self.scale) | self.shared
+        """The same, once it is known."""
+        return self.told[item]
 
     def on_predict_batch_end(
         self,
@@ -125,13 +155,27 @@ class SaveImages(Callback):
             write_class_grid(self.target, items)
         if drawn.layout == "geneval":
             write_geneval_metadata(self.target, drawn)
+        sheets = []
+        if drawn.layout == "sweep":
+            sheets = write_sheets(self.target, items, drawn, self.told)
         with replacing(self.target / PAGE) as temporary:
-            temporary.write_text(contact_sheet(items, self.shared, self.scale), encoding="utf-8")
+            temporary.write_text(
+                contact_sheet(items, self.told, sheets, self.way_of), encoding="utf-8"
+            )
         left = len(drawn.items) - len(items)
         print(
             f"Drew {len(written)} images, {len(there)} were there already"
             f"{f', {left} are left' if left else ''}. Look at them: {self.target / PAGE}"
         )
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: PixelHDMModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.predicting:
+            rank_zero_info(
+                f"Stopped after {len(self.written)} images: the same command draws those that are "
+                "left."
+            )
 
     def remove_leftovers(self, items: list[DrawItem]) -> None:
         """Delete the unfinished files that a killed call left behind."""

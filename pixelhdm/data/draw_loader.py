@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from pixelhdm.data.draws import DrawItem
+from pixelhdm.data.start_files import as_conditions, load_starts
 
 
 def conditions(items: list[DrawItem]) -> Tensor | list[str]:
     """The conditions as a conditioner takes them."""
-    given = [item.condition for item in items]
-    return given if isinstance(given[0], str) else torch.tensor(given)
+    return as_conditions([item.condition for item in items])
 
 
 class DrawLoader:
     """This process's share of the images to draw, in batches of one kind; none twice, none missing.
+    A batch holds condition, seed and items; start too, where its images begin from others.
 
     Args:
         items: which images.
@@ -41,4 +42,8 @@ class DrawLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for items in self.parts:
             seeds = torch.tensor([item.seed for item in items])
-            yield {"condition": conditions(items), "seed": seeds, "items": items}
+            batch = {"condition": conditions(items), "seed": seeds, "items": items}
+            if items[0].start is not None:
+                starts = [item.start for item in items]
+                batch["start"] = load_starts(starts, items[0].height, items[0].width)
+            yield batch

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
-from pixelhdm.data.prompts import Layout, PromptList
+from pixelhdm.data.prompt_fields import Prompt
+from pixelhdm.data.prompts import Layout
+from pixelhdm.data.start_files import Asked, StartFiles
 from pixelhdm.errors import UserError, check_at_least
-
-NUM_OF_CLASS, NUM_OF_PROMPT, NUM_OF_BENCHMARK = 10, 1, 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,15 @@ class Draws:
             when empty.
         width: width in pixels, where a prompt has none of its own; the image_size of the data when
             empty.
+        image: file of an image to begin from in the place of noise, where a prompt has none of its
+            own; it is resized and cut from its centre to the drawn size.
+        mask: file as large as image: white is drawn anew, black stays.
+        strength: 0 gives the image back, 1 ignores it; empty takes 0.66 with a source, 1 with a
+            mask, else 0.7.
+        source: prompt or class number of what the image shows, to edit it by FlowEdit
+            (arXiv:2412.08629), which keeps more of it; empty draws over its noise (SDEdit,
+            arXiv:2108.01073).
+        source_scale: strength of the guidance towards the source.
     """
 
     classes: int | list[int] | None = None
@@ -33,12 +41,18 @@ class Draws:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    image: str | None = None
+    mask: str | None = None
+    strength: float | None = None
+    source: int | str | None = None
+    source_scale: float | None = None
 
     def __post_init__(self) -> None:
         check_at_least(0, seed=self.seed)
         for name in ("num_images", "height", "width"):
             given = getattr(self, name)
             check_at_least(1, **{name: 1 if given is None else given})
+        self.start.check("data.draw")
         is_empty = self.classes is not None and not self.class_list
         if is_empty or len(set(self.class_list)) < len(self.class_list):
             raise UserError(f"classes must be different class numbers, got {self.classes}.")
@@ -49,6 +63,22 @@ class Draws:
         if self.classes is None:
             return []
         return [self.classes] if isinstance(self.classes, int) else list(self.classes)
+
+    @property
+    def start(self) -> Asked:
+        """What images begin from."""
+        return Asked(self.image, self.mask, self.strength, self.source, self.source_scale)
+
+
+class Kind(NamedTuple):
+    """What all images of a batch share: size, guidance, solver, steps and kind of start."""
+
+    height: int
+    width: int
+    scale: float | None
+    sampler: str
+    num_steps: int | None
+    start: tuple[float, bool, bool, float] | None
 
 
 class DrawItem(NamedTuple):
@@ -64,6 +94,10 @@ class DrawItem(NamedTuple):
         place: where its class or prompt is written, for errors.
         negative: what is not to be seen; empty for nothing.
         scale: strength of its guidance; None takes the run's.
+        start: what it begins from; None for noise.
+        sampler: name of its solver; empty takes the run's.
+        num_steps: steps of its solver; None takes the run's.
+        sheet: name of the comparison that it belongs to; empty for none.
     """
 
     condition: int | str
@@ -75,6 +109,10 @@ class DrawItem(NamedTuple):
     place: str
     negative: str = ""
     scale: float | None = None
+    start: StartFiles | None = None
+    sampler: str = ""
+    num_steps: int | None = None
+    sheet: str = ""
 
     @property
     def label(self) -> str:
@@ -82,13 +120,16 @@ class DrawItem(NamedTuple):
         return self.condition if isinstance(self.condition, str) else f"class {self.condition}"
 
     @property
-    def kind(self) -> tuple[int, int, float | None]:
-        """What all images of a batch share."""
-        return self.height, self.width, self.scale
+    def texts(self) -> list[str]:
+        """All that a text encoder reads for it."""
+        source = None if self.start is None else self.start.source
+        return [text for text in (self.condition, self.negative, source) if isinstance(text, str)]
 
-    def strength(self, default: float) -> float:
-        """The strength of its guidance, where the run's is `default`."""
-        return default if self.scale is None else self.scale
+    @property
+    def kind(self) -> Kind:
+        """What all images of a batch share."""
+        start = None if self.start is None else self.start.kind
+        return Kind(self.height, self.width, self.scale, self.sampler, self.num_steps, start)
 
 
 class DrawList(NamedTuple):
@@ -110,77 +151,3 @@ class DrawList(NamedTuple):
 def by_group(items: list[DrawItem]) -> list[list[DrawItem]]:
     """The images of each class or prompt."""
     return [list(group) for _, group in groupby(items, key=lambda item: item.group)]
-
-
-def class_draws(draws: Draws, size: tuple[int, int]) -> DrawList:
-    """The images of draws.classes, of `size` (height, width) where draws has none."""
-    num = draws.num_images or NUM_OF_CLASS
-    height, width = draws.height or size[0], draws.width or size[1]
-    items = [
-        DrawItem(
-            number,
-            seed,
-            height,
-            width,
-            f"class{number:04d}_seed{seed:06d}{IMAGE_ENDING}",
-            group,
-            "data.draw",
-        )
-        for group, number in enumerate(draws.class_list)
-        for seed in range(draws.seed, draws.seed + num)
-    ]
-    return DrawList(checked(items), "classes", "", [])
-
-
-def prompt_draws(listed: PromptList, draws: Draws, size: tuple[int, int]) -> DrawList:
-    """The images of prompts; `draws`, then `size`, stand in for what they do not ask for."""
-    is_benchmark = listed.layout != "plain"
-    num = draws.num_images or (NUM_OF_BENCHMARK if is_benchmark else NUM_OF_PROMPT)
-    items = []
-    for group, prompt in enumerate(listed.prompts):
-        start = draws.seed + num * group * is_benchmark if prompt.seed is None else prompt.seed
-        items += [
-            DrawItem(
-                prompt.text,
-                start + number,
-                prompt.height or draws.height or size[0],
-                prompt.width or draws.width or size[1],
-                file_of(listed.layout, prompt, group, number, start + number, num > 1),
-                group,
-                prompt.place,
-                prompt.negative,
-                prompt.scale,
-            )
-            for number in range(num)
-        ]
-    return DrawList(checked(items), listed.layout, listed.name, listed.prompts)
-
-
-def file_of(
-    layout: Layout, prompt: Prompt, group: int, number: int, seed: int, are_several: bool
-) -> str:
-    """Where an image of a prompt is saved."""
-    if layout == "geneval":
-        return f"{group:05d}/samples/{number:05d}{IMAGE_ENDING}"
-    if layout == "dpg":
-        return f"samples/{prompt.file_name}_seed{seed:06d}{IMAGE_ENDING}"
-    if prompt.file_name is None:
-        return f"{group:05d}_seed{seed:06d}{IMAGE_ENDING}"
-    return prompt.file_name + (f"_seed{seed:06d}" if are_several else "") + IMAGE_ENDING
-
-
-def checked(items: list[DrawItem]) -> list[DrawItem]:
-    """The same images, if each can have its seed and its own file."""
-    places: dict[str, str] = {}
-    for item in items:
-        if item.seed >= 2**63:
-            raise UserError(
-                f"{item.place}: seed must be below 2^63 for every image, got {item.seed}."
-            )
-        if item.file in places:
-            raise UserError(
-                f"{item.place}: every image must have its own file, got {item.file} again, as in "
-                f"{places[item.file]}. Choose another file_name."
-            )
-        places[item.file] = item.place
-    return items

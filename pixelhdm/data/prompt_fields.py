@@ -2,12 +2,17 @@
 
 import math
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pixelhdm.data.start_files import Asked
 from pixelhdm.errors import UserError
 
-KEYS = ("prompt", "negative_prompt", "seed", "height", "width", "size", "scale", "file_name")
+START_KEYS = ("image", "mask", "strength", "source_prompt", "source_scale")
+KEYS = (
+    *("prompt", "negative_prompt", "seed", "height", "width", "size", "scale", "file_name"),
+    *START_KEYS,
+)
 IMAGE_ENDING = ".png"
 
 
@@ -24,6 +29,7 @@ class Prompt(NamedTuple):
         scale: strength of the guidance.
         file_name: relative name of its files, without ending.
         metadata: its line in a benchmark's file.
+        start: what its images begin from.
     """
 
     text: str
@@ -35,10 +41,11 @@ class Prompt(NamedTuple):
     scale: float | None = None
     file_name: str | None = None
     metadata: str = ""
+    start: Asked = Asked()
 
 
-def from_value(value: Any, place: str) -> Prompt:
-    """A prompt from a text or a mapping."""
+def from_value(value: Any, place: str, folder: Path = Path()) -> Prompt:
+    """A prompt from a text or a mapping, whose files are named relative to `folder`."""
     if isinstance(value, str):
         return Prompt(checked_text(value, "prompt", place), place)
     if not isinstance(value, dict):
@@ -57,8 +64,26 @@ def from_value(value: Any, place: str) -> Prompt:
         checked_whole(given.get("seed"), "seed", 0, place),
         height,
         width,
-        checked_scale(given.get("scale"), place),
+        checked_number(given.get("scale"), "scale", place),
         None if name is None else checked_name(name, place),
+        start=checked_start(given, place, folder),
+    )
+
+
+def checked_start(given: dict[str, Any], place: str, folder: Path) -> Asked:
+    """What the images begin from."""
+    files = {}
+    for name in ("image", "mask"):
+        value = given.get(name, "")
+        if not isinstance(value, str) or (name in given and not value):
+            raise UserError(f"{place}: {name} must be the path of a file, got {value!r}.")
+        files[name] = str(folder / value) if value else None
+    source = given.get("source_prompt")
+    return Asked(
+        **files,
+        strength=checked_number(given.get("strength"), "strength", place),
+        source=None if source is None else checked_text(source, "source_prompt", place),
+        source_scale=checked_number(given.get("source_scale"), "source_scale", place),
     )
 
 
@@ -103,12 +128,12 @@ def checked_size(given: dict[str, Any], place: str) -> tuple[int | None, int | N
     )
 
 
-def checked_scale(value: Any, place: str) -> float | None:
+def checked_number(value: Any, name: str, place: str) -> float | None:
     """A finite number, or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{place}: scale must be a finite number, got {value!r}.")
+        raise UserError(f"{place}: {name} must be a finite number, got {value!r}.")
     return float(value)
 
 

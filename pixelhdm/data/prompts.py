@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from pixelhdm.data.prompt_fields import Prompt, checked_text, from_value
 from pixelhdm.errors import UserError
 
-Layout = Literal["classes", "plain", "geneval", "dpg"]
+Layout = Literal["classes", "plain", "geneval", "dpg", "sweep"]
 GENEVAL_KEYS = {"prompt", "tag", "include"}
 
 
@@ -69,7 +69,7 @@ def read_jsonl(path: Path) -> PromptList:
     values = [(from_json(line, place), line, place) for line, place in lines_of(path)]
     is_geneval = [value.keys() >= GENEVAL_KEYS for value, _, _ in values]
     if not any(is_geneval):
-        prompts = [from_value(value, place) for value, _, place in values]
+        prompts = [from_value(value, place, path.parent) for value, _, place in values]
         return PromptList(prompts, "plain", path.stem)
     if not all(is_geneval):
         raise UserError(

@@ -51,7 +51,8 @@ def draw_images(
     """Draw one image per condition and seed; the result lies in [-1, 1].
 
     The state is float64, so that many small steps do not add up their rounding. `on_step` sees each
-    step, and gives the image that the next one begins with.
+    step, and gives the image that the next one begins with; as step 0 it sees the beginning, where
+    what it gives is not used.
     """
     height, width = request.height, request.width
     strength = model.flow.noise_scale_at(height, width)
@@ -60,6 +61,7 @@ def draw_images(
     guided = drawing.guidance.velocity(model, request.given, request.away)
     velocity = exact(guided, noise.precise)
     if request.start is None:
+        on_step(Step(0, len(times) - 1, 0.0, noise.first, noise.first))
         way = from_noise(velocity, noise, times)
         z = drawing.sampler.solve(*way, on_step)
     else:
@@ -80,6 +82,7 @@ def draw_from(
     """The same from images, whose part outside of a mask stays."""
     check_start(start, drawing.sampler)
     if start.strength == 0:
+        on_step(Step(0, 0, 1.0, start.image, start.image))
         return start.image
     if start.source is None:
         way = from_image(velocity, noise, times, start)
@@ -89,7 +92,9 @@ def draw_from(
         way = from_source(velocity, exact(source, noise.precise), noise, times, start)
 
     def after_step(step: Step) -> Image:
-        return on_step(step._replace(z=keeping(start, noise, step.z, step.t)))
+        z, clean = keeping(start, noise, step.z, step.t), keeping(start, noise, step.clean, 1.0)
+        return on_step(step._replace(z=z, clean=clean))
 
     z = keeping(start, noise, way.z, way.times[0])
+    on_step(Step(0, len(way.times) - 1, way.times[0], z, z))
     return drawing.sampler.solve(way.dynamics, z, way.times, after_step)

@@ -4,16 +4,24 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pixelhdm.data.draw_loader import conditions
 from pixelhdm.data.draws import DrawItem
+from pixelhdm.data.start_files import as_conditions
 from pixelhdm.errors import UserError
+from pixelhdm.inference.draw import Drawing
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.listed import drawing_for
+from pixelhdm.inference.samplers import Sampler
+from pixelhdm.inference.way import check_edits
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.encoders.tokenization import beyond
 from pixelhdm.models.network import Network
 
 
-def check_drawable(items: list[DrawItem], network: Network, conditioner: Conditioner) -> None:
+def check_drawable(
+    items: list[DrawItem], network: Network, conditioner: Conditioner, guidance: Guidance
+) -> None:
     """Raise a UserError unless network and conditioner take all of them; name prompts that lose
-    their end.
+    their end, and a negative one that has no effect.
     """
     if not items:
         raise UserError(
@@ -29,15 +37,41 @@ def check_drawable(items: list[DrawItem], network: Network, conditioner: Conditi
             raise UserError(f"{item.place}: {error}") from error
         sizes.add(size)
     conditioner.check(conditions(items))
+    edited = [item for item in items if item.start is not None and item.start.source is not None]
+    if edited:
+        conditioner.check(as_conditions([item.start.source for item in edited]))
     if isinstance(conditioner, TextConditioner) and rank_zero_only.rank == 0:
         name_cut_prompts(items, conditioner)
+    if rank_zero_only.rank == 0:
+        name_idle_negative(items, guidance)
+
+
+def check_solvers(items: list[DrawItem], run: Drawing, samplers: dict[str, Sampler]) -> None:
+    """Raise a UserError unless the solver of each can edit an image, where it has to."""
+    for item in items:
+        if item.start is not None and item.start.source is not None:
+            try:
+                check_edits(drawing_for(item, run, samplers).sampler)
+            except UserError as error:
+                raise UserError(f"{item.place}: {error}") from error
+
+
+def name_idle_negative(items: list[DrawItem], guidance: Guidance) -> None:
+    """Say of the first negative prompt that guidance does not look at why that is."""
+    for item in items:
+        why = guidance.at(item.scale).idle_negative if item.negative else None
+        if why is not None:
+            rank_zero_info(
+                f"Warning: {item.place}: negative prompt {item.negative!r} has no effect {why}."
+            )
+            return
 
 
 def name_cut_prompts(items: list[DrawItem], conditioner: TextConditioner) -> None:
     """Say once of each prompt that is longer than the encoder's limit what is left out."""
     places: dict[str, str] = {}
     for item in items:
-        for text in (str(item.condition), item.negative):
+        for text in item.texts:
             places.setdefault(text, item.place)
     for text, place in places.items():
         if not text or text in conditioner.known:

@@ -7,14 +7,18 @@ from einops import repeat
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-MIN_CELL, GAP, FONT_SIZE = 64, 4, 14
+MIN_CELL, GAP, FONT_SIZE, HEAD = 64, 4, 14, 22
 LABEL_WIDTH, LABEL_LINES = 24, 3
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
-def labelled_grid(rows: list[tuple[str, list[Pixels]]]) -> Image.Image:
-    """One row of images per label, the label to its left.
+def labelled_grid(
+    rows: list[tuple[str, list[Pixels]]], headings: list[str] | None = None
+) -> Image.Image:
+    """One row of images per label, the label to its left; above the columns their headings, if
+    there are any.
 
     Small images are enlarged without smoothing; those smaller than others stand in the middle of
     their cells.
@@ -28,11 +32,18 @@ def labelled_grid(rows: list[tuple[str, list[Pixels]]]) -> Image.Image:
     margin = int(max(font.getlength(line) for text in labels for line in text.split("\n")))
     margin += 3 * GAP
     height, width = height * zoom, width * zoom
-    size = margin + columns * (width + GAP), len(rows) * (height + GAP) + GAP
+    head = GAP
+    if headings:
+        width = max(width, *(int(font.getlength(text)) + GAP for text in headings))
+        head += HEAD
+    size = margin + columns * (width + GAP), len(rows) * (height + GAP) + head
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
+    for column, text in enumerate(headings or []):
+        middle = margin + column * (width + GAP) + width / 2
+        pen.text((middle, head / 2), text, fill="black", font=font, anchor="mm")
     for number, (label, (_, row)) in enumerate(zip(labels, rows, strict=True)):
-        top = GAP + number * (height + GAP)
+        top = head + number * (height + GAP)
         pen.text((GAP, top + height / 2), label, fill="black", font=font, anchor="lm")
         for column, image in enumerate(row):
             large = Image.fromarray(repeat(image, "h w c -> (h p) (w q) c", p=zoom, q=zoom))
@@ -42,9 +53,9 @@ def labelled_grid(rows: list[tuple[str, list[Pixels]]]) -> Image.Image:
 
 
 def short(label: str) -> str:
-    """A label in at most three short lines."""
+    """A label in at most three short lines, none of which ends at a NO_BREAK."""
     lines = textwrap.wrap(label, LABEL_WIDTH, max_lines=LABEL_LINES, placeholder=" …")
-    return "\n".join(lines)
+    return "\n".join(lines).replace(NO_BREAK, " ")  # the font lacks it
 
 
 def tiled(images: list[Pixels], columns: int) -> Pixels:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from einops import rearrange
 
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.model import Model
@@ -76,6 +75,15 @@ class Guidance:
         """Whether g is 1 at all times."""
         return self.scale == 1 and (self.schedule == "constant" or self.end_scale == 1)
 
+    @property
+    def idle_negative(self) -> str | None:
+        """Why a negative prompt has no effect, and what helps; None where it has one."""
+        if self.is_off:
+            return "at guidance scale 1. Raise it, or leave the negative prompt out"
+        if self.weaker is not None:
+            return "beside a weaker model, which takes its place. Leave one of both out"
+        return None
+
     def scale_at(self, t: float) -> float:
         """g at a time."""
         if not self.interval[0] <= t <= self.interval[1]:
@@ -86,7 +94,7 @@ class Guidance:
             "cosine": (1 + math.cos(math.pi * t)) / 2,
             "quadratic": 1 - t**2,
         }[self.schedule]
-        return self.end_scale + (self.scale - self.end_scale) * left if left != 1 else self.scale
+        return left * self.scale + (1 - left) * self.end_scale
 
     def velocity(self, model: Model, given: Embed, away: Embed) -> Velocity:
         """The guided velocity as a function of (z, t).
@@ -123,6 +131,5 @@ class Guidance:
         """With the spread of c, as far as rescale asks for it."""
         if self.rescale == 0:
             return guided
-        spread, wanted = (image.flatten(start_dim=1).std(dim=1) for image in (guided, c))
-        factor = self.rescale * wanted / (spread + RESCALE_EPS) + 1 - self.rescale
-        return guided * rearrange(factor, "b -> b 1 1 1")
+        spread, wanted = (image.std(dim=(1, 2, 3), keepdim=True) for image in (guided, c))
+        return guided * (self.rescale * wanted / (spread + RESCALE_EPS) + 1 - self.rescale)

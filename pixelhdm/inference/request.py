@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pixelhdm.data.start_files import SOURCE_SCALE
 from pixelhdm.inference.samplers import Image
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.context import Context
-
-SOURCE_SCALE = 1.5
 
 
 class Start(NamedTuple):

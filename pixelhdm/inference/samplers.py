@@ -35,11 +35,13 @@ class Step(NamedTuple):
     """Where a solver stands after a step.
 
     Attributes:
-        number: of the step, from 1.
+        number: of the step, from 1; 0 is the beginning, whose image is pure noise where the way
+            begins with noise.
         num_steps: how many there are.
         t: the time reached.
         z: the image there.
-        clean: the clean image z + (1 - t) v that the network saw at the step's beginning.
+        clean: the clean image z + (1 - t) v that the network saw at the step's beginning; z at the
+            beginning, before the network is asked.
     """
 
     number: int
@@ -160,9 +162,10 @@ class AdamsSampler(Sampler):
     """Adams-Bashforth, a linear multistep method of order 1 to 4: the polynomial through the last
     velocities, integrated over the step. num_steps calls of the network.
 
-    Steps may have any lengths. The first steps have the order that the velocities so far allow.
-    Order 2 is what PixelDiT calls FlowDPMSolver, there with the coefficients of equal steps
-    (3/2, -1/2); orders 2 to 4 are PixelGen's AdamLM. Order 2 serves best at few steps.
+    Steps may have any lengths. The first steps have the order that the velocities so far allow; the
+    first, Euler's, keeps the whole way at order 2 in the limit of many steps, with a small error
+    for orders 3 and 4. Order 2 is what PixelDiT calls FlowDPMSolver, there with the coefficients of
+    equal steps (3/2, -1/2); orders 2 to 4 are PixelGen's AdamLM.
 
     Args:
         num_steps: number of solver steps.
@@ -213,7 +216,8 @@ def log_snr(t: float) -> float:
 
 def data_step(z: Image, clean: Image, t: float, t_next: float) -> Image:
     """The path's point at t_next where the clean image stays the same from t on: DPM-Solver++'s
-    first-order step (arXiv:2211.01095, eq. 9) for signal t and noise 1 - t; equal to Euler's.
+    first-order step (arXiv:2211.01095, proposition 4.1) for signal t and noise 1 - t; equal to
+    Euler's.
     """
     left = (1 - t_next) / (1 - t)
     return left * z + (t_next - t * left) * clean
@@ -260,15 +264,16 @@ class DPM2SSampler(Sampler):
 
 
 class SDESampler(Sampler):
-    """Euler-Maruyama on the flow's stochastic equation (SiT, arXiv:2401.08740, eq. 4-6), order 1 in
-    distribution: z + dt (v + eta (t v - z)) + sqrt(2 eta (1 - t) dt) noise. num_steps calls.
+    """Euler-Maruyama on the flow's stochastic equation (SiT, arXiv:2401.08740, section 2), order 1
+    in distribution: z + dt (v + eta (t v - z)) + sqrt(2 eta (1 - t) dt) noise. num_steps calls.
 
     t v - z is (1 - t) times the noise's variance times the score, so that every z_t keeps its
     distribution: fresh noise comes in as fast as old noise is taken away. The last step adds none.
 
     Args:
         num_steps: number of solver steps.
-        eta: how much noise is exchanged; 0 is Euler's method, 1 PixelGen's SDE.
+        eta: how much noise is exchanged; 0 is Euler's method, 1 PixelGen's SDE, 0.5 its
+            variance-preserving one.
     """
 
     adds_noise = True

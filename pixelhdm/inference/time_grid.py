@@ -20,7 +20,8 @@ class TimeGrid:
     Args:
         span: trained: t_eps … 1 - t_eps, the times that training has seen, and 1; the network is
             asked once more, for a first step from pure noise to t_eps. full: 0 … 1, PixelGen's and
-            PixelDiT's; the network is asked at t = 0, which it never saw.
+            PixelDiT's; the network is asked at times that it never saw, 0 and above 1 - t_eps. A
+            network that predicts x goes only a part of the way there, see FlowMatching.prediction.
         shift: s; 1 keeps the steps even, more puts them nearer to noise, for large images. flow
             takes the time shift that the flow is trained with at the size of the image.
     """
@@ -30,9 +31,8 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         check_one_of(Span, span=self.span)
-        if isinstance(self.shift, str):
-            check_one_of(Literal["flow"], shift=self.shift)
-        elif not 0 < self.shift < math.inf:
+        is_word = isinstance(self.shift, str)
+        if not (self.shift == "flow" if is_word else 0 < self.shift < math.inf):
             raise UserError(f"shift must be above 0 or flow, got {self.shift}.")
 
     def times(self, num_steps: int, flow: FlowMatching, height: int, width: int) -> list[float]:
@@ -51,5 +51,11 @@ def shifted(u: float, shift: float) -> float:
 
 
 def after(times: list[float], start: float) -> list[float]:
-    """What is left of `times` for a way that begins at `start`."""
-    return [start, *(t for t in times if t > start)]
+    """What is left of `times` for a way that begins at `start`.
+
+    The first step is at least half as long as the grid's there: multistep solvers divide by it.
+    """
+    left = [t for t in times if t > start]
+    if len(left) > 1 and left[0] - start < (left[1] - left[0]) / 2:
+        del left[0]
+    return [start, *left]

@@ -47,9 +47,14 @@ def from_image(velocity: Velocity, noise: SeededNoise, times: list[float], start
     """From an image with as much noise as its strength asks for (SDEdit, arXiv:2108.01073)."""
     if start.strength == 1:
         return from_noise(velocity, noise, times)
-    t = max(1 - start.strength, times[0])
-    z = t * start.image + (1 - t) * noise.first
-    return Way(Dynamics(velocity, noise.fresh), z, after(times, t))
+    times = begun(times, start.strength)
+    z = times[0] * start.image + (1 - times[0]) * noise.first
+    return Way(Dynamics(velocity, noise.fresh), z, times)
+
+
+def begun(times: list[float], strength: float) -> list[float]:
+    """The times of a way that begins from an image."""
+    return after(times, max(1 - strength, times[0]))
 
 
 def from_source(
@@ -64,8 +69,7 @@ def from_source(
         noisy = t * image + (1 - t) * noise.fresh()
         return target(z + noisy - image, t) - source(noisy, t)
 
-    t = max(1 - start.strength, times[0])
-    return Way(Dynamics(velocity, noise.fresh), image, after(times, t))
+    return Way(Dynamics(velocity, noise.fresh), image, begun(times, start.strength))
 
 
 def check_start(start: Start, sampler: Sampler) -> None:
@@ -74,7 +78,13 @@ def check_start(start: Start, sampler: Sampler) -> None:
         raise UserError(
             f"strength must lie in 0 … 1, where 0 gives the image back, got {start.strength}."
         )
-    if start.source is not None and sampler.adds_noise:
+    if start.source is not None:
+        check_edits(sampler)
+
+
+def check_edits(sampler: Sampler) -> None:
+    """Raise a UserError for a solver that cannot edit an image from a source."""
+    if sampler.adds_noise:
         raise UserError(
             "sampler must add no noise to edit an image from a source, got "
             f"{type(sampler).__name__}. Use EulerSampler, for example."

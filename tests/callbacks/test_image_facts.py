@@ -9,9 +9,16 @@ from pixelhdm.callbacks.image_facts import (
     digest_of_model,
     has_facts,
     own_facts,
+    settings_of,
     write_png,
 )
-from pixelhdm.data.draws import Draws, class_draws
+from pixelhdm.data.draw_list import class_draws
+from pixelhdm.data.draws import Draws
+from pixelhdm.data.start_files import PictureFile, StartFiles
+from pixelhdm.inference.draw import Drawing
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.samplers import AdamsSampler
+from pixelhdm.inference.time_grid import TimeGrid
 
 FACTS = {"prompt": "grün\nand <b> – 塔", "negative_prompt": "", "seed": "3"}
 IMAGE = np.random.default_rng(0).integers(0, 255, (16, 12, 3), dtype=np.uint8)
@@ -55,7 +62,31 @@ def test_a_torn_or_damaged_file_does_not_count(file):
 
 def test_class_draws_tell_their_class():
     item = class_draws(Draws(3, seed=5), (8, 6)).items[1]
-    assert own_facts(item, 2.0) == {"class": "3", "seed": "6", "scale": "2", "size": "8x6"}
+    drawing = Drawing(AdamsSampler(5, 3), Guidance(2.0), TimeGrid())
+    expected = {"class": "3", "seed": "6", "scale": "2", "size": "8x6"}
+    expected |= {"sampler": "AdamsSampler order=3", "steps": "5", "calls": "6"}
+    assert own_facts(item, drawing, 6) == expected
+
+
+def test_images_that_begin_from_others_tell_from_which():
+    (item, *_) = class_draws(Draws(3), (8, 6)).items
+    start = StartFiles(PictureFile("sub/a.png", "12", (4, 4)), None, 0.25, None, 1.5)
+    drawing = Drawing(AdamsSampler(5, 3), Guidance(2.0), TimeGrid())
+    plain = own_facts(item, drawing, 6)
+    told = own_facts(item._replace(start=start), drawing, 6)
+    begun = {"image": "a.png", "image_digest": "12", "strength": "0.25"}
+    assert told == plain | begun
+    start = start._replace(mask=PictureFile("m.png", "34", (4, 4)), source=7)
+    told = own_facts(item._replace(start=start), drawing, 6)
+    masked = {"mask": "m.png", "mask_digest": "34", "source": "7", "source_scale": "1.5"}
+    assert told == plain | begun | masked
+
+
+def test_settings_that_are_not_the_plain_ones_are_told():
+    assert settings_of(TimeGrid("full", 3.0), TimeGrid()) == "span=full shift=3.0"
+    guided = Guidance(2.0, "linear", interval=(0.1, 0.9))
+    assert settings_of(guided, Guidance(2.0)) == "schedule=linear interval=(0.1, 0.9)"
+    assert settings_of(Guidance(2.0), Guidance(2.0)) == ""
 
 
 def test_digests_see_what_drawing_depends_on(tmp_path):

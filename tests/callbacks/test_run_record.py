@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from pixelhdm.callbacks import run_record
-from pixelhdm.callbacks.run_record import FILE, RunRecord, git_state, installed_version
+from pixelhdm.callbacks.run_record import RunRecord, git_state, installed_version
+from pixelhdm.inference.training_facts import ENVIRONMENT
 
 
 class Line(LightningModule):
@@ -60,7 +61,7 @@ def test_every_start_and_resume_is_one_entry(tmp_path, monkeypatch):
     start(tmp_path, 2).save_checkpoint(last)
     trainer = start(tmp_path, 3, last)
 
-    first, second = yaml.safe_load((tmp_path / FILE).read_text())
+    first, second = yaml.safe_load((tmp_path / ENVIRONMENT).read_text())
     assert first["command"] == "python main.py fit -c 'a file.yaml'"
     assert (first["resumed_from"], first["step"]) == (None, 0)
     assert (second["resumed_from"], second["step"]) == (str(last), 2)

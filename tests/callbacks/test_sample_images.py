@@ -33,8 +33,11 @@ def test_a_row_a_prompt_each_in_its_own_size(monkeypatch):
     monkeypatch.setattr(
         PixelHDMModule,
         "draw",
-        lambda self, condition, seed, height, width, *_: torch.stack(
-            [torch.full((height, width, 3), int(s), dtype=torch.uint8) for s in seed]
+        lambda self, request, *_: torch.stack(
+            [
+                torch.full((request.height, request.width, 3), seed, dtype=torch.uint8)
+                for seed in request.seeds
+            ]
         ),
     )
     trainer = Asked(Draws(num_images=2, seed=7), PROMPTS)

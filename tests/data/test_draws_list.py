@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from pixelhdm.data.draw_list import class_draws, prompt_draws
 from pixelhdm.data.draw_loader import DrawLoader
-from pixelhdm.data.draws import DrawItem, DrawList, Draws, class_draws, prompt_draws
+from pixelhdm.data.draws import DrawItem, DrawList, Draws
 from pixelhdm.data.prompt_fields import Prompt
 from pixelhdm.data.prompts import Layout, PromptList
 from pixelhdm.errors import UserError

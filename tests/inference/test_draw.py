@@ -6,13 +6,34 @@ from pixelhdm.inference.draw import Drawing, draw_images
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.noise import SeededNoise
-from pixelhdm.inference.request import Request
-from pixelhdm.inference.samplers import EulerSampler, HeunSampler, Sampler
+from pixelhdm.inference.request import Request, Start
+from pixelhdm.inference.samplers import (
+    AdamsSampler,
+    DPM2MSampler,
+    DPM2SSampler,
+    EulerSampler,
+    HeunSampler,
+    Sampler,
+    SDESampler,
+)
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.network import Network, Prediction
 from pixelhdm.training.flow import FlowMatching
-from tests.stubs import perturb, tiny_network
+from tests.stubs import perturb, randn, tiny_network
 
+SAMPLERS = [
+    EulerSampler(),
+    HeunSampler(),
+    AdamsSampler(order=2),
+    AdamsSampler(order=4),
+    DPM2MSampler(),
+    DPM2SSampler(),
+    SDESampler(),
+]
+each_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda own: own.name)
+each_span = pytest.mark.parametrize("span", ["trained", "full"])
 CLASSES, SEEDS = torch.tensor([0, 1, 2, 1, 0]), torch.tensor([7, 7, 8, 9, 10])
 
 
@@ -93,19 +114,103 @@ def test_a_new_x_network_draws_grey():
         torch.testing.assert_close(drawn, torch.zeros(5, 4, 4, 3), rtol=0, atol=1e-6)
 
 
-def test_noise_belongs_to_its_seed():
-    noise = SeededNoise(SEEDS.tolist(), 16, 16).first
-    assert torch.equal(noise[0], noise[1])
-    assert torch.equal(SeededNoise(SEEDS[3:4].tolist(), 16, 16).first[0], noise[3])
-    assert (noise[2] - noise[3]).abs().mean() > 0.5
-    assert noise[1:].mean().abs() < 0.1
-    assert noise.std().item() == pytest.approx(1, abs=0.05)
+class Gaussian(Network):
+    """The exact network for pixels of N(0.1, 0.2²) under noise of a strength; counts its calls.
+
+    Args:
+        prediction: v or x.
+        strength: of the noise.
+    """
+
+    def __init__(self, prediction: str, strength: float):
+        super().__init__(32, 1)
+        self.prediction, self.strength, self.times = prediction, strength, []
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor, t: Tensor, context: Context) -> Prediction:
+        time = t[0].double()
+        self.times.append(float(time))
+        precision = time * 0.2**2 / ((time * 0.2) ** 2 + ((1 - time) * self.strength) ** 2)
+        x = 0.1 + precision * (z.double() - time * 0.1)
+        output = x if self.prediction == "x" else (x - z) / (1 - time)
+        return Prediction(output.float(), context.tokens)
 
 
-def test_noise_is_float32_where_bfloat16_is_the_default():
+def gaussian(prediction: str = "v", strength: float = 1.0) -> Model:
+    flow = FlowMatching(prediction, noise_scale=strength)
+    return Model(Gaussian(prediction, strength), ClassConditioner(32, 3), flow)
+
+
+@each_sampler
+@each_span
+@pytest.mark.parametrize("num_steps", [1, 2, 6])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_calls_of_the_network_are_counted_truly(sampler, span, num_steps, scale):
+    model = gaussian()
+    drawing = Drawing(sampler.with_steps(num_steps), Guidance(scale), TimeGrid(span))
+    draw_images(model, drawing, Request(CLASSES, SEEDS.tolist(), 4, 4))
+    assert len(model.network.times) == drawing.num_calls
+    assert model.network.times == sorted(model.network.times)
+
+
+@each_sampler
+@each_span
+@pytest.mark.parametrize("prediction", ["v", "x"])
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_samples_have_the_mean_and_the_spread_of_the_data(sampler, span, prediction, strength):
+    """From t_eps on the start lacks the data's part, which a straight first step makes up for."""
+    model = gaussian(prediction, strength)
+    drawing = Drawing(sampler.with_steps(100), Guidance(1.0), TimeGrid(span))
+    drawn = draw_images(model, drawing, Request(CLASSES[:2], [1, 2], 64, 64))
+    assert drawn.mean().item() == pytest.approx(0.1, abs=0.01)
+    assert drawn.std().item() == pytest.approx(0.2, rel=0.15)
+
+
+@each_sampler
+def test_images_do_not_depend_on_their_company(sampler):
+    whole, alone = (
+        draw_images(
+            gaussian(),
+            Drawing(sampler.with_steps(5), Guidance(1.0), TimeGrid()),
+            Request(CLASSES[part], SEEDS[part].tolist(), 4, 4),
+        )
+        for part in (slice(None), slice(2, 3))
+    )
+    torch.testing.assert_close(whole[2:3], alone, rtol=0, atol=1e-6)
+    assert torch.equal(whole[0], whole[1]) == (SEEDS[0] == SEEDS[1]).item()
+
+
+class Known(Network):
+    """A network that knows the image."""
+
+    def __init__(self, image: Tensor):
+        super().__init__(32, 1)
+        self.image = torch.nn.Parameter(image)
+
+    def forward(self, z: Tensor, t: Tensor, context: Context) -> Prediction:
+        return Prediction(self.image.expand(z.shape), context.tokens)
+
+
+@each_sampler
+@pytest.mark.parametrize("num_steps", [1, 2, 9])
+@pytest.mark.parametrize(("span", "shift"), [("trained", 1.0), ("trained", 3.0), ("full", 3.0)])
+def test_a_known_image_comes_out_exactly(sampler, num_steps, span, shift):
+    image = randn(1, 4, 4, 3).clamp(-1, 1)
+    model = Model(Known(image), ClassConditioner(32, 3), FlowMatching("x"))
+    drawing = Drawing(sampler.with_steps(num_steps), Guidance(2.0), TimeGrid(span, shift))
+    for start in (None, Start(randn(1, 4, 4, 3, seed=3).clamp(-1, 1).double(), 0.5)):
+        request = Request(CLASSES[:1], [3], 4, 4, start=start)
+        torch.testing.assert_close(draw_images(model, drawing, request), image, rtol=0, atol=1e-5)
+
+
+@each_sampler
+def test_pictures_are_the_same_where_bfloat16_is_the_default(sampler):
+    drawing = Drawing(sampler.with_steps(4), Guidance(1.0), TimeGrid())
+    model, request = gaussian(), Request(CLASSES, SEEDS.tolist(), 4, 4)
+    wanted = draw_images(model, drawing, request)
     torch.set_default_dtype(torch.bfloat16)  # as precision bf16-true does during a step
     try:
-        noise = SeededNoise(SEEDS.tolist(), 4, 4).first
+        found = draw_images(model, drawing, request)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(noise, SeededNoise(SEEDS.tolist(), 4, 4).first)
+    assert torch.equal(found, wanted)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pixelhdm.inference.grid import GAP, MIN_CELL, labelled_grid, short, tiled
+from pixelhdm.inference.grid import GAP, HEAD, MIN_CELL, NO_BREAK, labelled_grid, short, tiled
 
 
 def noise(num: int, height: int, width: int) -> np.ndarray:
@@ -66,3 +66,23 @@ def test_tiles_stand_side_by_side_without_gaps():
     np.testing.assert_array_equal(whole[:4, 6:], images[1])
     np.testing.assert_array_equal(whole[4:, :6], images[2])
     assert (whole[4:, 6:] == 0).all()
+
+
+def test_headings_stand_above_their_columns_and_have_room():
+    rows = [("a", [*noise(2, 64, 64)]), ("b", [*noise(2, 64, 64)])]
+    plain, headed = (labelled_grid(rows, given) for given in (None, ["x", "scale 1.25 or so"]))
+    assert headed.height == plain.height + HEAD
+    picture, wide = np.asarray(headed), (headed.width - plain.width) // 2 + 64
+    assert wide > 64  # the longer heading's
+    for column, least in ((0, 1), (1, 40)):
+        left = headed.width - (2 - column) * (wide + GAP)
+        dark = (picture[: HEAD + GAP, left : left + wide] < 100).any(axis=(0, 2)).nonzero()[0]
+        assert dark.max() - dark.min() >= least
+        assert abs((dark.max() + dark.min()) / 2 - wide / 2) < 4
+    np.testing.assert_array_equal(
+        picture[HEAD + GAP :, -wide - GAP :][:64, (wide - 64) // 2 :][:, :64], rows[0][1][1]
+    )
+
+
+def test_a_label_is_not_broken_where_it_must_not_be():
+    assert short(f"AdamsSampler, order, 10{NO_BREAK}steps") == "AdamsSampler, order,\n10 steps"

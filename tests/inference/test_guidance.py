@@ -1,61 +1,169 @@
+import math
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor
 
+from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.model import Model
 from pixelhdm.models.conditioners.context import Context
-from tests.stubs import context, perturb, randn, tiny_network
+from pixelhdm.training.flow import FlowMatching
+from tests.stubs import HashConditioner, context, perturb, randn, tiny_network
 
 Z, T = randn(2, 4, 4, 3), 0.3
+GIVEN, AWAY = context(2, 3), context(2, 3, seed=9)
 
 
-class Asked:
-    """A model that remembers what it was asked; its conditions are contexts."""
+class Asked(Model):
+    """A model that counts the rows it is asked about, call by call."""
 
-    def __init__(self) -> None:
-        self.conditioner = None
-        self.network = perturb(tiny_network())
-        self.calls: list[tuple[Tensor, Context]] = []
+    rows: ClassVar[list[int]] = []
+    masked: ClassVar[list[bool]] = []
 
-    def velocity(self, z: Tensor, t: float, given: Context) -> Tensor:
-        self.calls.append((z, given))
-        return self.network(z, torch.full((len(z),), t), given).output
-
-
-def test_scale_one_is_the_conditional_prediction_alone():
-    predict, given = Predict(), context(2, 3)
-    guided = Guidance(1.0).velocity(predict, given, context(2, 3, seed=9))(Z, T)
-    assert torch.equal(guided, Predict()(Z, T, given))
-    assert len(predict.calls) == 1
-    assert predict.calls[0][1] is given
+    def velocity(self, z: Tensor, t: float, context: Context) -> Tensor:
+        self.rows.append(len(z))
+        self.masked.append(context.mask is not None)
+        return super().velocity(z, t, context)
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.5])
+@pytest.fixture
+def model() -> Asked:
+    Asked.rows, Asked.masked = [], []
+    return Asked(perturb(tiny_network()), HashConditioner(32), FlowMatching())
+
+
+def never(conditioner: HashConditioner) -> Context:
+    raise AssertionError("it is not needed")
+
+
+def guided(guidance: Guidance, model: Asked, t: float = T, away: Context = AWAY) -> Tensor:
+    velocity = guidance.velocity(model, lambda _: GIVEN, lambda _: away)
+    with torch.no_grad():
+        return velocity(Z, t)
+
+
+def alone(model: Asked, given: Context, t: float = T) -> Tensor:
+    with torch.no_grad():
+        return Model(*model).velocity(Z, t, given)
+
+
+def test_scale_one_is_the_conditional_prediction_alone(model):
+    velocity = Guidance(1.0).velocity(model, lambda _: GIVEN, never)
+    with torch.no_grad():
+        assert torch.equal(velocity(Z, T), alone(model, GIVEN))
+    assert model.rows == [2]
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 2.0, 7.5])
 @pytest.mark.parametrize("null_length", [3, 1, 0, 5])
-def test_guidance_is_its_formula_whatever_the_lengths(scale, null_length):
-    predict, given, empty = Predict(), context(2, 3), context(2, null_length, seed=9)
-    guided = Guidance(scale).velocity(predict, given, empty)(Z, T)
-    c, u = Predict()(Z, T, given), Predict()(Z, T, empty)
-    torch.testing.assert_close(guided, u + scale * (c - u), rtol=1e-4, atol=1e-4)
+def test_guidance_is_its_formula_whatever_the_lengths(model, scale, null_length):
+    away = context(2, null_length, seed=9)
+    c, u = alone(model, GIVEN), alone(model, away)
+    found = guided(Guidance(scale), model, away=away)
+    torch.testing.assert_close(found, u + scale * (c - u), rtol=1e-4, atol=1e-4)
     assert (c - u).abs().max() > 0.01
+    assert model.rows == [4]  # both halves in one call
+    assert model.masked == [null_length != 3]
 
 
 def test_another_strength_leaves_the_first_alone():
-    first = Guidance(2.0)
+    first = Guidance(2.0, rescale=0.5)
     assert [first.at(scale).scale for scale in (None, 0.0, 5.0)] == [2.0, 0.0, 5.0]
+    assert first.at(5.0).rescale == 0.5
     assert first.scale == 2.0
 
 
-def test_both_halves_run_in_one_call():
-    predict = Predict()
-    velocity = Guidance(3.0).velocity(predict, context(2, 3), context(2, 1, seed=9))
-    velocity(Z, T)
-    velocity(Z + 1, T)
-    assert [tuple(z.shape) for z, _ in predict.calls] == [(4, 4, 4, 3)] * 2
-    assert predict.calls[0][1].mask.sum(1).tolist() == [3, 3, 1, 1]
+@pytest.mark.parametrize(
+    ("schedule", "halfway"),
+    [
+        ("constant", 5.0),
+        ("linear", 3.5),
+        ("cosine", 3.5),
+        ("quadratic", 5.0 - 3.0 * 0.25),
+    ],
+)
+def test_schedules_lead_from_scale_to_end_scale(model, schedule, halfway):
+    guidance = Guidance(5.0, schedule=schedule, end_scale=2.0)
+    assert guidance.scale_at(0.0) == 5.0
+    assert guidance.scale_at(0.5) == pytest.approx(halfway)
+    assert guidance.scale_at(1.0) == (5.0 if schedule == "constant" else 2.0)
+    found = [guidance.scale_at(k / 100) for k in range(101)]
+    assert found == sorted(found, reverse=True)
+    c, u = alone(model, GIVEN, 0.5), alone(model, AWAY, 0.5)
+    wanted = u + guidance.scale_at(0.5) * (c - u)
+    torch.testing.assert_close(guided(guidance, model, 0.5), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_equal_lengths_need_no_mask():
-    predict = Predict()
-    Guidance(3.0).velocity(predict, context(2, 3), context(2, 3, seed=9))(Z, T)
-    assert predict.calls[0][1].mask is None
+def test_cosine_is_steepest_in_the_middle():
+    guidance = Guidance(3.0, schedule="cosine", end_scale=1.0)
+    assert guidance.scale_at(0.25) == pytest.approx(1 + 2 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_outside_of_the_interval_only_the_condition_is_asked_for(model):
+    guidance = Guidance(3.0, interval=(0.3, 0.7))
+    for t in (0.0, 0.29, 0.71, 0.95):
+        assert torch.equal(guided(guidance, model, t), alone(model, GIVEN, t))
+    assert model.rows == [2] * 4
+    model.rows.clear()
+    for t in (0.3, 0.5, 0.7):
+        wanted = guided(Guidance(3.0), model, t)
+        assert torch.equal(guided(guidance, model, t), wanted)
+    assert model.rows == [4] * 6
+
+
+def test_a_schedule_that_ends_at_1_asks_for_one_half_there(model):
+    guidance = Guidance(3.0, schedule="linear")
+    guided(guidance, model, 0.5)
+    guided(guidance, model, 1 - 1e-9)
+    assert guidance.scale_at(1.0) == 1.0
+    assert model.rows == [4, 4]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_guidance_is_off_where_the_scale_is_always_1(model, schedule):
+    assert Guidance(1.0, schedule=schedule).is_off
+    assert not Guidance(3.0, schedule=schedule).is_off
+    assert Guidance(1.0, schedule=schedule, end_scale=2.0).is_off == (schedule == "constant")
+
+
+@pytest.mark.parametrize("rescale", [0.3, 0.7, 1.0])
+def test_rescale_brings_each_image_to_the_spread_of_its_condition(model, rescale):
+    c, plain = alone(model, GIVEN), guided(Guidance(8.0), model)
+    found = guided(Guidance(8.0, rescale=rescale), model)
+    for own, wide, wanted in zip(found, plain, c, strict=True):
+        factor = rescale * wanted.std() / (wide.std() + 1e-8) + 1 - rescale
+        assert abs(factor - 1) > 0.01
+        torch.testing.assert_close(own, wide * factor, rtol=1e-4, atol=1e-5)
+        if rescale == 1:
+            assert own.std().item() == pytest.approx(wanted.std().item(), rel=1e-4)
+
+
+def test_a_flat_prediction_stays_finite_when_it_is_rescaled():
+    zero = torch.zeros(2, 4, 4, 3)
+    assert torch.equal(Guidance(2.0, rescale=1.0).rescaled(zero, zero), zero)
+
+
+def test_negative_prompts_have_no_effect_where_nothing_leads_away():
+    assert Guidance(2.0).idle_negative is None
+    assert Guidance(2.0).at(1.0).idle_negative.startswith("at guidance scale 1. Raise it")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": math.inf}, "scale must be a finite number, got inf"),
+        ({"scale": math.nan}, "scale must be a finite number, got nan"),
+        ({"end_scale": math.nan}, "end_scale must be a finite number, got nan"),
+        ({"interval": (0.5, 0.5)}, r"interval must be two rising times .* got \(0.5, 0.5\)"),
+        ({"interval": (-0.1, 0.5)}, "interval must be two rising times"),
+        ({"interval": (0.1, 1.5)}, "interval must be two rising times"),
+        ({"interval": (0.1, math.nan)}, "interval must be two rising times"),
+        ({"rescale": 1.5}, "rescale must lie in 0 … 1, got 1.5"),
+        ({"rescale": math.nan}, "rescale must lie in 0 … 1, got nan"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        Guidance(**settings)

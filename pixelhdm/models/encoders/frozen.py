@@ -19,6 +19,7 @@ class Frozen(ABC):
     def __init__(self) -> None:
         self.network: nn.Module | None = None
         self.device: torch.device | None = None
+        self.is_resting = False
 
     @abstractmethod
     def read(self) -> nn.Module:
@@ -39,11 +40,22 @@ class Frozen(ABC):
                 for parameter in network.parameters():
                     parameter.data = parameter.data.to(dtype)
             self.network, self.device = network, device
+        if self.is_resting:
+            self.network.to(device)
+            self.is_resting = False
         return self.network
+
+    def rest(self) -> None:
+        """Move the network to the CPU's memory, as it is; the next use brings it back."""
+        if self.network is None or self.is_resting or self.device.type == "cpu":
+            return
+        self.network.to("cpu")
+        self.is_resting = True
+        torch.cuda.empty_cache()
 
     def free(self) -> None:
         """Drop the network; the next use reads it again."""
-        self.network = self.device = None
+        self.network, self.device, self.is_resting = None, None, False
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

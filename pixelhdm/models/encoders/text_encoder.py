@@ -43,6 +43,7 @@ class TextEncoder(Frozen):
 
     Attributes:
         known: states of texts that need not be encoded, on the CPU.
+        rests_between: whether its network leaves the GPU after each use.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TextEncoder(Frozen):
         check_at_least(1, width=self.width)
         self.tokenization: Tokenization | None = None
         self.known: dict[str, Float[Tensor, "_ C"]] = {}
+        self.rests_between = False
 
     def settings(self) -> dict[str, str | int]:
         """What the states depend on, as far as it is known without the files."""
@@ -139,6 +141,8 @@ class TextEncoder(Frozen):
                 rows.to(device, non_blocking=True), mask.long().to(device, non_blocking=True)
             )
         states = states.to(torch.bfloat16)
+        if self.rests_between:
+            self.rest()
         return [own[: len(row)] for own, row in zip(states, ids, strict=True)]
 
 

@@ -36,6 +36,21 @@ def test_the_network_is_read_once_until_it_is_freed():
     assert teacher.num_reads == 2
 
 
+def test_a_resting_network_comes_back_without_being_read_again(monkeypatch):
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    teacher, moves = PatchMeans(), []
+    network = teacher.load(CPU)
+    teacher.rest()
+    assert not teacher.is_resting  # it is on the CPU already
+    network.to = lambda place: moves.append(str(place))
+    teacher.device = gpu = torch.device("cuda")
+    teacher.rest()
+    teacher.rest()
+    assert teacher.load(gpu) is network
+    teacher.load(gpu)
+    assert (moves, teacher.num_reads) == (["cpu", "cuda"], 1)
+
+
 def test_reading_draws_no_random_number_of_the_run():
     torch.manual_seed(0)
     PatchMeans().load(CPU)
