@@ -65,10 +65,13 @@ class Sampler(ABC):
 
     Attributes:
         calls_per_step: calls of the network for each step but the last, which takes one.
+        starts_with_heun: whether the first step is Heun's, with one call more, where a multistep
+            solver has nothing to look back at yet.
         adds_noise: whether fresh noise comes in between.
     """
 
     calls_per_step: ClassVar[int] = 1
+    starts_with_heun: bool = False
     adds_noise: ClassVar[bool] = False
 
     def __init__(self, num_steps: int = 50):
@@ -90,7 +93,8 @@ class Sampler(ABC):
 
     def num_calls(self, num_steps: int) -> int:
         """Calls of the network in a number of steps; guidance makes each twice as large."""
-        return self.calls_per_step * (num_steps - 1) + 1
+        steps = num_steps - 1
+        return self.calls_per_step * steps + 1 + (self.starts_with_heun and steps > 0)
 
     @abstractmethod
     def step(
@@ -153,19 +157,25 @@ class HeunSampler(Sampler):
     def step(
         self, dynamics: Dynamics, z: Image, t: float, t_next: float, memory: Any
     ) -> tuple[Image, Any]:
-        dt = t_next - t
-        v = dynamics.velocity(z, t)
-        return z + dt / 2 * (v + dynamics.velocity(z + dt * v, t_next)), None
+        return heun_step(dynamics, z, t, t_next)[0], None
+
+
+def heun_step(dynamics: Dynamics, z: Image, t: float, t_next: float) -> tuple[Image, Image]:
+    """Heun's step, and the velocity at its beginning."""
+    dt, v = t_next - t, dynamics.velocity(z, t)
+    return z + dt / 2 * (v + dynamics.velocity(z + dt * v, t_next)), v
 
 
 class AdamsSampler(Sampler):
     """Adams-Bashforth, a linear multistep method of order 1 to 4: the polynomial through the last
-    velocities, integrated over the step. num_steps calls of the network.
+    velocities, integrated over the step. num_steps calls of the network, for orders 3 and 4 one
+    more.
 
-    Steps may have any lengths. The first steps have the order that the velocities so far allow; the
-    first, Euler's, keeps the whole way at order 2 in the limit of many steps, with a small error
-    for orders 3 and 4. Order 2 is what PixelDiT calls FlowDPMSolver, there with the coefficients of
-    equal steps (3/2, -1/2); orders 2 to 4 are PixelGen's AdamLM.
+    Steps may have any lengths. The first step is Euler's, for orders 3 and 4 Heun's; the next ones
+    have the order that the velocities so far allow, which keeps the whole way of order 4 at order
+    3 in the limit of many steps. Order 2 is what PixelDiT calls FlowDPMSolver, there with the
+    coefficients of equal steps (3/2, -1/2); orders 2 to 4 are PixelGen's AdamLM, which begins with
+    Euler's step.
 
     Args:
         num_steps: number of solver steps.
@@ -176,7 +186,7 @@ class AdamsSampler(Sampler):
         super().__init__(num_steps)
         if not 1 <= order <= 4:
             raise UserError(f"order must lie in 1 … 4, got {order}.")
-        self.order = order
+        self.order, self.starts_with_heun = order, order > 2
 
     @property
     def name(self) -> str:
@@ -185,6 +195,9 @@ class AdamsSampler(Sampler):
     def step(
         self, dynamics: Dynamics, z: Image, t: float, t_next: float, memory: Any
     ) -> tuple[Image, Any]:
+        if memory is None and self.starts_with_heun:
+            z, v = heun_step(dynamics, z, t, t_next)
+            return z, [(t, v)]
         known = [(t, dynamics.velocity(z, t)), *(memory or [])][: self.order]
         weights = adams_weights([time for time, _ in known], t_next)
         change = sum(weight * v for weight, (_, v) in zip(weights, known, strict=True))
@@ -225,21 +238,25 @@ def data_step(z: Image, clean: Image, t: float, t_next: float) -> Image:
 
 class DPM2MSampler(Sampler):
     """DPM-Solver++ 2M (arXiv:2211.01095, algorithm 2), order 2: steps on the log signal-to-noise
-    ratio, with the clean image extrapolated from the last step's. num_steps calls of the network.
+    ratio, with the clean image extrapolated from the last step's. num_steps + 1 calls of the
+    network: the first step is Heun's, in the place of one of order 1.
 
     Args:
         num_steps: number of solver steps.
     """
 
+    starts_with_heun = True
+
     def step(
         self, dynamics: Dynamics, z: Image, t: float, t_next: float, memory: Any
     ) -> tuple[Image, Any]:
+        if memory is None:
+            ahead, v = heun_step(dynamics, z, t, t_next)
+            return ahead, (t, z + (1 - t) * v)
+        t_before, before = memory
         clean = z + (1 - t) * dynamics.velocity(z, t)
-        middle = clean
-        if memory is not None:
-            t_before, before = memory
-            ratio = (log_snr(t) - log_snr(t_before)) / (log_snr(t_next) - log_snr(t))
-            middle = clean + (clean - before) / (2 * ratio)  # ratio is infinite after t = 0
+        ratio = (log_snr(t) - log_snr(t_before)) / (log_snr(t_next) - log_snr(t))
+        middle = clean + (clean - before) / (2 * ratio)  # ratio is infinite after t = 0
         return data_step(z, middle, t, t_next), (t, clean)
 
 

@@ -29,8 +29,9 @@ ORDERS = [
     (AdamsSampler(order=2), 2),
     (DPM2MSampler(), 2),
     (DPM2SSampler(), 2),
+    (AdamsSampler(order=3), 3),
 ]
-SAMPLERS = [*(sampler for sampler, _ in ORDERS), AdamsSampler(order=3), AdamsSampler(order=4)]
+SAMPLERS = [*(sampler for sampler, _ in ORDERS), AdamsSampler(order=4)]
 MEAN, STD, T_EPS = 0.7, 0.3, 0.05
 X, NOISE = randn(2, 2, 3, 3).clamp(-1, 1).double(), randn(2, 2, 3, 3, seed=5).double()
 
@@ -72,8 +73,8 @@ def error(sampler: Sampler, times: list[float]) -> float:
 def test_order_of_convergence(sampler, order, start, shift):
     errors = [error(sampler, grid(num, start, shift)) for num in (160, 320, 640)]
     for coarse, fine in pairwise(errors):
-        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.12)
-    assert errors[-1] < (0.007, 2e-4)[order - 1]
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.06 * order)
+    assert errors[-1] < (0.007, 2e-4, 2e-6)[order - 1]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -98,7 +99,6 @@ def test_adams_has_its_order_after_an_exact_start(order, shift):
 
 @pytest.mark.parametrize("order", [3, 4])
 def test_adams_of_higher_orders_is_nearer_than_order_2(order):
-    """The first, Euler's step leaves an error of second order, but a small one."""
     for num in (20, 80, 320):
         times = grid(num, T_EPS, 1.0)
         assert error(AdamsSampler(order=order), times) < error(AdamsSampler(order=2), times) / 2
@@ -175,7 +175,7 @@ def test_names_and_calls_of_the_network():
     assert [own.name for own in SAMPLERS] == (
         ["Euler", "SDE", "Adams1", "Heun", "Adams2", "DPM2M", "DPM2S", "Adams3", "Adams4"]
     )
-    assert [own.num_calls(50) for own in SAMPLERS] == [50, 50, 50, 99, 50, 50, 99, 50, 50]
+    assert [own.num_calls(50) for own in SAMPLERS] == [50, 50, 50, 99, 50, 51, 99, 51, 51]
 
 
 def test_dpm_2m_and_2s_are_two_solvers():
