@@ -27,6 +27,9 @@ from pixelhdm.processes import leave_group
 from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.trainer_cli import PixelHDMCLI, SaveConfig
 
+# Those that need no trainer.
+COMMANDS = {"ema": reconstruct_ema, "prepare": prepare, "export": export, "demo": demo}
+
 
 def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
     """Do what sys.argv asks a kind of command line for, and give it back with what it built."""
@@ -56,21 +59,14 @@ def main() -> None:
     if not torch.cuda.is_available():
         keep_heap()
     try:
-        if sys.argv[1:2] == ["ema"]:
-            run_command("ema", reconstruct_ema)
-            return
-        if sys.argv[1:2] == ["export"]:
-            run_command("export", export)
-            return
-        if sys.argv[1:2] == ["demo"]:
-            run_command("demo", demo)
-            return
-        if sys.argv[1:2] == ["prepare"]:
+        name = sys.argv[1] if len(sys.argv) > 1 else ""
+        if name == "prepare":
             sys.argv[2:] = spelled_out(sys.argv[2:])
-            run_command("prepare", prepare)
+        if name in COMMANDS:
+            run_command(name, COMMANDS[name])
             return
         command_line = PixelHDMCLI
-        if sys.argv[1:2] == ["cache-text"]:
+        if name == "cache-text":
             sys.argv[1], command_line = "fit", CacheTextCLI
         run_cli(command_line)
         leave_group()

@@ -15,13 +15,13 @@ from pixelhdm.data.prompts import read_prompts
 from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.inference.draw import draw_images
 from pixelhdm.inference.drawable import check_drawable
-from pixelhdm.inference.grid import labelled_grid
-from pixelhdm.inference.hub import upload
+from pixelhdm.inference.exports.hub import upload
+from pixelhdm.inference.exports.parts import build
+from pixelhdm.inference.exports.save import check_target
+from pixelhdm.inference.exports.trained import Trained, read_trained
 from pixelhdm.inference.listed import drawing_for, request_for
-from pixelhdm.inference.parts import build
 from pixelhdm.inference.pixels import to_pixels
-from pixelhdm.inference.save import check_target
-from pixelhdm.inference.trained import Trained, read_trained
+from pixelhdm.inference.showing.grid import labelled_grid
 from pixelhdm.pipeline import PixelHDMPipeline
 
 Stored = Literal["float32", "bfloat16", "float16"]

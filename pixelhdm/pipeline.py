@@ -17,7 +17,7 @@ from pixelhdm.checkpoints import Weights
 from pixelhdm.data.start_files import SOURCE_SCALE, as_conditions, default_strength
 from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.inference.draw import Drawing, draw_images
-from pixelhdm.inference.exported import (
+from pixelhdm.inference.exports.exported import (
     MODEL_TYPES,
     Description,
     assembled,
@@ -25,19 +25,19 @@ from pixelhdm.inference.exported import (
     read_weights,
     settings_in,
 )
+from pixelhdm.inference.exports.hub import local_folder, upload
+from pixelhdm.inference.exports.parts import build
+from pixelhdm.inference.exports.save import save
+from pixelhdm.inference.exports.trained import Configs, Trained, read_trained
+from pixelhdm.inference.exports.training_facts import training_facts
 from pixelhdm.inference.guidance import Guidance
-from pixelhdm.inference.hub import local_folder, upload
 from pixelhdm.inference.model import Model
-from pixelhdm.inference.parts import build
 from pixelhdm.inference.pictures import Picture, images_of, in_form, listed, masks_of
 from pixelhdm.inference.request import Request, Start
 from pixelhdm.inference.samplers import Image as Images
 from pixelhdm.inference.samplers import Sampler
-from pixelhdm.inference.save import save
 from pixelhdm.inference.seeds import Generators, each, seeds_of
 from pixelhdm.inference.time_grid import TimeGrid
-from pixelhdm.inference.trained import Configs, Trained, read_trained
-from pixelhdm.inference.training_facts import training_facts
 from pixelhdm.inference.watch import Stopped, Watch
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner

@@ -52,8 +52,8 @@ from pixelhdm.inference.samplers import (
     HeunSampler,
     SDESampler,
 )
+from pixelhdm.inference.showing.trajectory import Trajectory
 from pixelhdm.inference.sweep import Sweep
-from pixelhdm.inference.trajectory import Trajectory
 from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -355,6 +355,8 @@ class PixelHDMCLI(LightningCLI):
         print(f"  config      {config}")
         call = ["python", sys.argv[0], "predict", "-c", str(config), "--ckpt_path", str(checkpoint)]
         print(f"Draw more:    {shlex.join(call)}")
+        demo = ["python", sys.argv[0], "demo", "--model", self.trainer.default_root_dir]
+        print(f"Or in the browser (pip install gradio):  {shlex.join(demo)}")
 
 
 def spelled_out(arguments: list[str]) -> list[str]:

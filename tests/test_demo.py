@@ -14,7 +14,7 @@ from pixelhdm.demo.studio import Studio
 from pixelhdm.demo.watcher import Progress, Stopped
 from pixelhdm.errors import UserError
 from pixelhdm.inference.draw import Drawing
-from pixelhdm.inference.exported import Description
+from pixelhdm.inference.exports.exported import Description
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.samplers import EulerSampler, HeunSampler, SDESampler

@@ -269,7 +269,7 @@ def test_the_hub_is_asked_for_names_alone(tmp_path, monkeypatch):
     pipeline(tmp_path).save_pretrained(tmp_path / "out")
     asked = []
     monkeypatch.setattr(
-        "pixelhdm.inference.hub.snapshot_download",
+        "pixelhdm.inference.exports.hub.snapshot_download",
         lambda name, **settings: asked.append((name, settings["revision"])) or tmp_path / "out",
     )
     pipe = PixelHDMPipeline.from_pretrained("someone/model", revision="v1", device="cpu")
@@ -299,7 +299,7 @@ def test_pushing_uploads_the_whole_folder(tmp_path, monkeypatch):
         def upload_folder(self, repo_id, folder_path, commit_message):
             sent["files"] = sorted(file.name for file in Path(folder_path).iterdir())
 
-    monkeypatch.setattr("pixelhdm.inference.hub.HfApi", Api)
+    monkeypatch.setattr("pixelhdm.inference.exports.hub.HfApi", Api)
     url = pipeline(tmp_path).push_to_hub("me/model", private=True, token="secret")
     assert (url, sent["repo"]) == ("https://hub/me/model", ("me/model", True, True))
     assert sent["token"] == "secret"

@@ -16,9 +16,9 @@ from pixelhdm.data.draws import DrawItem
 from pixelhdm.data.start_files import StartFiles
 from pixelhdm.files import replacing
 from pixelhdm.inference.draw import Drawing
-from pixelhdm.inference.exported import is_exported
-from pixelhdm.inference.grid import Pixels
+from pixelhdm.inference.exports.exported import is_exported
 from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.showing.grid import Pixels
 from pixelhdm.inference.sweep import described
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.module import PixelHDMModule

@@ -14,7 +14,7 @@ from pixelhdm.data.draws import DrawItem, DrawList, by_group
 from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
-from pixelhdm.inference.grid import NO_BREAK, Pixels, labelled_grid, tiled
+from pixelhdm.inference.showing.grid import NO_BREAK, Pixels, labelled_grid, tiled
 
 GRID_ROWS, GRID_COLUMNS = 20, 20
 DPG_COLUMNS, DPG_FOLDER = 2, "grids"

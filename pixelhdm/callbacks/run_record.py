@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 import pixelhdm
 from pixelhdm.files import replacing
-from pixelhdm.inference.training_facts import ENVIRONMENT
+from pixelhdm.inference.exports.training_facts import ENVIRONMENT
 from pixelhdm.loggers import log_settings
 from pixelhdm.processes import gather_objects
 

@@ -12,7 +12,7 @@ from pixelhdm.data.draws import by_group
 from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
 from pixelhdm.inference.drawable import check_drawable, check_solvers
-from pixelhdm.inference.grid import labelled_grid
+from pixelhdm.inference.showing.grid import labelled_grid
 from pixelhdm.loggers import log_image
 from pixelhdm.module import PixelHDMModule
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from pixelhdm.callbacks.save_images import SaveImages
 from pixelhdm.data.draws import DrawItem, DrawList
 from pixelhdm.errors import UserError
-from pixelhdm.inference.animation import has_note, mp4_package, write_animation, write_strip
-from pixelhdm.inference.frames import Frames
-from pixelhdm.inference.grid import Pixels
-from pixelhdm.inference.side_by_side import fitted, side_by_side
-from pixelhdm.inference.trajectory import Trajectory
+from pixelhdm.inference.showing.animation import has_note, mp4_package, write_animation, write_strip
+from pixelhdm.inference.showing.frames import Frames
+from pixelhdm.inference.showing.grid import Pixels
+from pixelhdm.inference.showing.side_by_side import fitted, side_by_side
+from pixelhdm.inference.showing.trajectory import Trajectory
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 

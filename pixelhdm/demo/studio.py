@@ -16,9 +16,9 @@ from pixelhdm.demo.settings import Settings
 from pixelhdm.demo.start import StartPicture
 from pixelhdm.demo.watcher import Progress, Stopped, Watcher
 from pixelhdm.errors import UserError
-from pixelhdm.inference.animation import write_animation
-from pixelhdm.inference.frames import Frames
-from pixelhdm.inference.grid import Pixels
+from pixelhdm.inference.showing.animation import write_animation
+from pixelhdm.inference.showing.frames import Frames
+from pixelhdm.inference.showing.grid import Pixels
 from pixelhdm.models.network import Network
 from pixelhdm.pipeline import PixelHDMPipeline
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from pixelhdm.inference.frames import Frames
 from pixelhdm.inference.pixels import to_pixels
 from pixelhdm.inference.samplers import Step
+from pixelhdm.inference.showing.frames import Frames
 
 PREVIEW_SECONDS = 0.3
 

@@ -65,13 +65,10 @@ class Sampler(ABC):
 
     Attributes:
         calls_per_step: calls of the network for each step but the last, which takes one.
-        starts_with_heun: whether the first step is Heun's, with one call more, where a multistep
-            solver has nothing to look back at yet.
         adds_noise: whether fresh noise comes in between.
     """
 
     calls_per_step: ClassVar[int] = 1
-    starts_with_heun: bool = False
     adds_noise: ClassVar[bool] = False
 
     def __init__(self, num_steps: int = 50):
@@ -82,6 +79,13 @@ class Sampler(ABC):
     def name(self) -> str:
         """What it is called in labels and files."""
         return type(self).__name__.removesuffix("Sampler")
+
+    @property
+    def starts_with_heun(self) -> bool:
+        """Whether the first step is Heun's, with one call more, where a multistep solver has
+        nothing to look back at yet.
+        """
+        return False
 
     def with_steps(self, num_steps: int | None) -> "Sampler":
         """The same solver with another number of steps; None keeps it."""
@@ -186,11 +190,15 @@ class AdamsSampler(Sampler):
         super().__init__(num_steps)
         if not 1 <= order <= 4:
             raise UserError(f"order must lie in 1 … 4, got {order}.")
-        self.order, self.starts_with_heun = order, order > 2
+        self.order = order
 
     @property
     def name(self) -> str:
         return f"{super().name}{self.order}"
+
+    @property
+    def starts_with_heun(self) -> bool:
+        return self.order > 2
 
     def step(
         self, dynamics: Dynamics, z: Image, t: float, t_next: float, memory: Any
@@ -245,7 +253,9 @@ class DPM2MSampler(Sampler):
         num_steps: number of solver steps.
     """
 
-    starts_with_heun = True
+    @property
+    def starts_with_heun(self) -> bool:
+        return True
 
     def step(
         self, dynamics: Dynamics, z: Image, t: float, t_next: float, memory: Any

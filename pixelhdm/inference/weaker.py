@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 
 from pixelhdm.checkpoints import Weights, choose_weights, read_checkpoint, trained_file
-from pixelhdm.inference.exported import filled, is_exported, load_model
+from pixelhdm.inference.exports.exported import filled, is_exported, load_model
 from pixelhdm.inference.model import Model
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from pixelhdm.callbacks import run_record
 from pixelhdm.callbacks.run_record import RunRecord, git_state, installed_version
-from pixelhdm.inference.training_facts import ENVIRONMENT
+from pixelhdm.inference.exports.training_facts import ENVIRONMENT
 
 
 class Line(LightningModule):

@@ -10,7 +10,7 @@ from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.data.draws import Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
-from pixelhdm.inference.grid import GAP
+from pixelhdm.inference.showing.grid import GAP
 from pixelhdm.module import PixelHDMModule
 from tests.test_module import text_module
 

@@ -15,7 +15,7 @@ from pixelhdm.data.draws import DrawItem, Draws
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.errors import UserError
 from pixelhdm.inference.samplers import Step
-from pixelhdm.inference.trajectory import Trajectory
+from pixelhdm.inference.showing.trajectory import Trajectory
 from tests.test_module import text_module
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pixelhdm.errors import UserError
-from pixelhdm.inference.exported import is_exported, load_model
+from pixelhdm.inference.exports.exported import is_exported, load_model
 from pixelhdm.pipeline import PixelHDMPipeline
 from tests.inference.models import CLASSES, TEXTS, model_of, write_run
 from tests.tiny_qwen3 import save_tiny_qwen3

@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pixelhdm.errors import check_at_least, check_one_of
-from pixelhdm.inference.grid import Pixels
 from pixelhdm.inference.pixels import to_pixels
 from pixelhdm.inference.samplers import Image, Step
+from pixelhdm.inference.showing.grid import Pixels
 
 NUM_FRAMES = 30
 Show = Literal["noisy", "clean"]

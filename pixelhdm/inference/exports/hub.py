@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from pixelhdm.errors import UserError, reason_of
-from pixelhdm.inference.exported import CONFIG, TEXT_ENCODER, WEAK, WEIGHTS
+from pixelhdm.inference.exports.exported import CONFIG, TEXT_ENCODER, WEAK, WEIGHTS
 from pixelhdm.models.encoders.frozen import expanded, is_missing_folder
 
 FILES = [CONFIG, WEIGHTS, f"{TEXT_ENCODER}/*", f"{WEAK}/*"]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pixelhdm.errors import UserError, reason_of
 from pixelhdm.files import replacing
+from pixelhdm.inference.exports.parts import build
 from pixelhdm.inference.model import Model
-from pixelhdm.inference.parts import build
 from pixelhdm.initial_weights import fitting
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.network import Network

@@ -7,16 +7,16 @@ import torch
 from PIL import Image, ImageSequence
 
 from pixelhdm.errors import UserError
-from pixelhdm.inference.animation import has_note, write_animation, write_strip
 from pixelhdm.inference.draw import Drawing, draw_images
-from pixelhdm.inference.frames import Frames, chosen
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.noise import SeededNoise
 from pixelhdm.inference.pixels import to_pixels
 from pixelhdm.inference.request import Request, Start
 from pixelhdm.inference.samplers import DPM2MSampler, EulerSampler, HeunSampler, SDESampler
-from pixelhdm.inference.side_by_side import fitted, side_by_side
+from pixelhdm.inference.showing.animation import has_note, write_animation, write_strip
+from pixelhdm.inference.showing.frames import Frames, chosen
+from pixelhdm.inference.showing.side_by_side import fitted, side_by_side
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.training.flow import FlowMatching
 from tests.stubs import HashConditioner, perturb, tiny_network

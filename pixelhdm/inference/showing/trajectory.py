@@ -6,8 +6,8 @@ from typing import Literal
 from pixelhdm.data.draws import DrawItem
 from pixelhdm.data.prompt_fields import IMAGE_ENDING
 from pixelhdm.errors import UserError, check_at_least, check_one_of
-from pixelhdm.inference.animation import DURATION, ENDINGS, Format
-from pixelhdm.inference.frames import NUM_FRAMES, Show
+from pixelhdm.inference.showing.animation import DURATION, ENDINGS, Format
+from pixelhdm.inference.showing.frames import NUM_FRAMES, Show
 
 GRID, STRIP_FRAMES = "trajectory", 8
 Layout = Literal["image", "grid", "both"]

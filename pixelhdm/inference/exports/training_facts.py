@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from pixelhdm.inference.trained import Trained
+from pixelhdm.inference.exports.trained import Trained
 
 ENVIRONMENT = "environment.yaml"
 TOLD_PACKAGES = ("torch", "lightning", "transformers")

@@ -14,7 +14,7 @@ from PIL import Image
 from pixelhdm.errors import UserError
 from pixelhdm.files import TEMPORARY
 from pixelhdm.inference.draw import Drawing
-from pixelhdm.inference.exported import (
+from pixelhdm.inference.exports.exported import (
     TEXT_ENCODER,
     WEAK,
     Description,
@@ -25,8 +25,8 @@ from pixelhdm.inference.exported import (
     write_description,
     write_weights,
 )
+from pixelhdm.inference.exports.model_card import CARD, SAMPLES, model_card
 from pixelhdm.inference.model import Model
-from pixelhdm.inference.model_card import CARD, SAMPLES, model_card
 from pixelhdm.models.encoders.frozen import expanded
 
 NO_WEAKER = {"weak": None, "weak_weights": "ema"}

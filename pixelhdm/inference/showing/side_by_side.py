@@ -5,8 +5,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from pixelhdm.inference.animation import zoom_to
-from pixelhdm.inference.grid import GAP, MIN_CELL, Pixels
+from pixelhdm.inference.showing.animation import zoom_to
+from pixelhdm.inference.showing.grid import GAP, MIN_CELL, Pixels
 
 MAX_CELL = 128  # pixels
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from pixelhdm.inference.exported import Description, settings_in
+from pixelhdm.inference.exports.exported import Description, settings_in
 
 CARD, SAMPLES = "README.md", "samples.png"
 WORDS = "a lighthouse in a storm, oil on canvas"

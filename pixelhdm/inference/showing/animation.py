@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
-from pixelhdm.inference.grid import FONT_SIZE, GAP, MIN_CELL, Pixels, labelled_grid
+from pixelhdm.inference.showing.grid import FONT_SIZE, GAP, MIN_CELL, Pixels, labelled_grid
 
 Moving = Literal["gif", "webp", "mp4"]
 Format = Literal["gif", "webp", "mp4", "strip"]

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from pixelhdm.inference.grid import GAP, HEAD, MIN_CELL, NO_BREAK, labelled_grid, short, tiled
+from pixelhdm.inference.showing.grid import (
+    GAP,
+    HEAD,
+    MIN_CELL,
+    NO_BREAK,
+    labelled_grid,
+    short,
+    tiled,
+)
 
 
 def noise(num: int, height: int, width: int) -> np.ndarray:
