@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=1000, help="steps of Heun's method")
     parser.add_argument("--span", nargs="+", default=["trained"], help="trained, full")
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0], help="of the times")
-    parser.add_argument("--num_images", type=int, default=100, help="of those that the config draws")
+    parser.add_argument(
+        "--num_images", type=int, default=100, help="of those that the config draws"
+    )
     parser.add_argument("--batch_size", type=int, default=100)
     arguments = parser.parse_args()
     module, items = trained(arguments)

@@ -1,14 +1,11 @@
 """What Python callers are told of a wrong word; here type checks would be before it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from pixelhdm.errors import UserError, check_one_of
+from tests.e2e.life import Life
 
 CODE = """
 from functools import partial
@@ -44,12 +41,11 @@ def test_a_word_that_is_none_of_the_choices_is_named_with_them():
         check_one_of(Literal["a", "b"], first="a", second="c")
 
 
-def test_constructors_know_their_choices():
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
+def test_constructors_know_their_choices(tmp_path):
+    script = tmp_path / "choices.py"
+    script.write_text(CODE)
+    printed = Life(folder=tmp_path, script=script).end()
+    assert printed.splitlines() == [
         "grad_checkpoint must be one of none, pixel, all, got ful.",
         "pixel_modulation must be one of factored, full, got ful.",
         "prediction must be one of v, x, got ful.",

@@ -9,6 +9,7 @@ import pytest
 
 from tests.data.prepare.conftest import save, tree
 from tests.e2e.conftest import ROOT, finish, start
+from tests.e2e.life import Life
 
 
 def test_prepare_in_its_own_process(run_folder):
@@ -18,7 +19,7 @@ def test_prepare_in_its_own_process(run_folder):
     flags = ["prepare", "--source", "in", "--out=out", "--images-per-shard", "6"]
     text = finish(start(*flags, "--part=2/2", "--num_processes=2"))
     assert "Part 2/2 is done; 2 shards of other parts are not there yet." in text
-    text = finish(start(*flags, "--part=1/2", "--num_processes=2"))
+    text = Life(*flags, "--part=1/2", "--num_processes=2").end()
     assert "20     100%  kept" in text
     assert "Classes: 2, from 10 (a) to 10 images (b)" in text
     assert json.loads((run_folder / "out/dataset.json").read_text())["num_images"] == 20
