@@ -124,10 +124,11 @@ def main() -> None:
     module, items = trained(arguments)
     items = items[:: max(1, len(items) // arguments.num_images)][: arguments.num_images]
     requests = []
-    for start in range(0, len(items), arguments.batch_size):
-        part = items[start : start + arguments.batch_size]
-        seeds = [item.seed for item in part]
-        requests.append(Request(conditions(part), seeds, part[0].height, part[0].width))
+    for size in dict.fromkeys((item.height, item.width) for item in items):
+        own = [item for item in items if (item.height, item.width) == size]
+        for start in range(0, len(own), arguments.batch_size):
+            part = own[start : start + arguments.batch_size]
+            requests.append(Request(conditions(part), [item.seed for item in part], *size))
     model = Model(module.network, module.conditioner, module.flow)
     for span in arguments.span:
         for shift in arguments.shift:

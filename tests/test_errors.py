@@ -15,6 +15,8 @@ from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
 from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError
+from pixelhdm.inference.guidance import Guidance
+from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.models.pixelhdm import PixelHDM
@@ -27,6 +29,7 @@ for cls, name in (
     (partial(Shards, ""), "condition"), (partial(ImageFolder, ""), "crop"),
     (partial(Qwen3Conditioner, 8), "pooling"), (partial(Qwen3Conditioner, 8), "null"),
     (RepaLoss, "projector"), (RepaLoss, "resize"),
+    (TimeGrid, "span"), (Guidance, "schedule"), (Guidance, "weak_weights"),
 ):
     try:
         cls(**({"teacher": DINOv3()} if cls is RepaLoss else {}), **{name: "ful"})
@@ -58,4 +61,7 @@ def test_constructors_know_their_choices(tmp_path):
         "null must be one of learned, empty, got ful.",
         "projector must be one of mlp, conv, got ful.",
         "resize must be one of teacher, student, got ful.",
+        "span must be one of trained, full, got ful.",
+        "schedule must be one of constant, linear, cosine, quadratic, got ful.",
+        "weak_weights must be one of ema, raw, got ful.",
     ]
