@@ -184,7 +184,7 @@ def trained_file(path: str | Path, name: str = "init_from") -> Path:
         what = f"has none in {FOLDER}/" if Path(path).is_dir() else "does not exist"
         raise UserError(
             f"{name} must be a checkpoint or the folder of a run with one, got {path}, which "
-            f"{what}. Train the stage before it first, or name another file or folder."
+            f"{what}. Train it first, or name another file or folder."
         )
     return max(found, key=step_of)
 

@@ -349,18 +349,20 @@ class PixelHDMModule(LightningModule):
 
         `drawing` takes the place of the module's own solver, guidance and times.
         """
-        network, conditioner = self.drawing_parts(weights)
-        network.check_size(request.height, request.width)
+        model = self.model(weights)
+        model.network.check_size(request.height, request.width)
         self.image_size = request.height, request.width
-        was_training = network.training
-        for part in (network, conditioner):
+        was_training = model.network.training
+        for part in model[:2]:
             part.eval()
-        conditioner.check(request.condition)
-        model = Model(network, conditioner, self.flow)
         images = draw_images(model, drawing or self.drawing, request, self.on_step)
-        for part in (network, conditioner):
+        for part in model[:2]:
             part.train(was_training)
         return to_pixels(images).cpu()
+
+    def model(self, weights: Weights | None = None) -> Model:
+        """What draws, see drawing_parts."""
+        return Model(*self.drawing_parts(weights), self.flow)
 
     @property
     def drawing(self) -> Drawing:

@@ -210,7 +210,8 @@ class PixelHDMCLI(LightningCLI):
                 default=None,
                 help="store the way from noise to image: gif, webp, mp4 or strip (a PNG of a few "
                 "moments); or settings, as {format: gif, layout: image | grid | both, show: noisy "
-                "| clean, num_frames: 30, duration: 3} or --trajectory.layout grid.",
+                "| clean, num_frames: 30, duration: 3}, the only way in a YAML file, or "
+                "--trajectory.layout grid.",
             )
             parser.add_argument(
                 "--sweep",
@@ -218,7 +219,7 @@ class PixelHDMCLI(LightningCLI):
                 default=None,
                 help="draw each image with several settings and compare them on sheets: {scales: "
                 "[1, 2, 4], steps: [5, 25], samplers: [EulerSampler, HeunSampler]}, each of which "
-                "may be left out.",
+                "may be left out; samplers without steps take their own, 50 by default.",
             )
         for action in parser._actions:
             action.help = HELP.get(action.dest, action.help)

@@ -11,7 +11,7 @@ from pixelhdm.data.draw_loader import DrawLoader
 from pixelhdm.data.draws import by_group
 from pixelhdm.errors import check_at_least
 from pixelhdm.files import replacing
-from pixelhdm.inference.drawable import check_drawable, check_solvers
+from pixelhdm.inference.drawable import check_drawable, check_solvers, check_weaker
 from pixelhdm.inference.showing.grid import labelled_grid
 from pixelhdm.loggers import log_image
 from pixelhdm.module import PixelHDMModule
@@ -42,6 +42,7 @@ class SampleImages(Callback):
             items = trainer.datamodule.draw_list.items
             check_drawable(items, pl_module.network, pl_module.conditioner, pl_module.guidance)
             check_solvers(items, pl_module.drawing, pl_module.samplers)
+            check_weaker(items, pl_module.model(), pl_module.guidance)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelHDMModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

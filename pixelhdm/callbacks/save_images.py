@@ -23,7 +23,7 @@ from pixelhdm.callbacks.layouts import (
 )
 from pixelhdm.data.draws import DrawItem
 from pixelhdm.files import TEMPORARY, replacing
-from pixelhdm.inference.drawable import check_drawable, check_solvers
+from pixelhdm.inference.drawable import check_drawable, check_solvers, check_weaker
 from pixelhdm.inference.listed import num_calls
 from pixelhdm.inference.sweep import MANY, described
 from pixelhdm.module import PixelHDMModule
@@ -67,6 +67,7 @@ class SaveImages(Callback):
         items, guidance = data.draw_list.items, pl_module.guidance
         check_drawable(items, pl_module.network, pl_module.conditioner, guidance)
         check_solvers(items, pl_module.drawing, pl_module.samplers)
+        check_weaker(items, pl_module.model(), guidance)
         if data.draw_list.layout == "sweep" and len(items) > MANY:
             rank_zero_info(f"The sweep has {len(items):,} pictures.")
         data.find_drawn = partial(self.find_drawn, trainer, pl_module)

@@ -3,7 +3,7 @@
 from pixelhdm.data.draws import DrawItem, DrawList, Draws
 from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
 from pixelhdm.data.prompts import Layout, PromptList
-from pixelhdm.data.start_files import StartReader, check_has_image
+from pixelhdm.data.start_files import StartReader, check_has_image, check_has_source
 from pixelhdm.errors import UserError
 
 NUM_OF_CLASS, NUM_OF_PROMPT, NUM_OF_BENCHMARK = 10, 1, 4
@@ -15,6 +15,7 @@ def class_draws(draws: Draws, size: tuple[int, int]) -> DrawList:
     num = draws.num_images or NUM_OF_CLASS
     height, width = draws.height or size[0], draws.width or size[1]
     check_has_image(draws.start, PLACE)
+    check_has_source(draws.start, PLACE)
     if isinstance(draws.source, str):
         raise UserError(
             f"{PLACE}: source must be a class number where classes are drawn, got {draws.source!r}."
@@ -46,12 +47,16 @@ def prompt_draws(listed: PromptList, draws: Draws, size: tuple[int, int]) -> Dra
         asked = asked._replace(source=str(asked.source))
     if not any(prompt.start.image for prompt in listed.prompts):
         check_has_image(asked, PLACE)
+    if all(prompt.start.source is None for prompt in listed.prompts):
+        check_has_source(asked, PLACE)
     items, reader = [], StartReader()
     for group, prompt in enumerate(listed.prompts):
         first = draws.seed + num * group * is_benchmark if prompt.seed is None else prompt.seed
         image = prompt.start.image or asked.image
         check_has_image(prompt.start._replace(image=image), prompt.place)
-        start = reader.start(prompt.start.over(asked), prompt.place)
+        whole = prompt.start.over(asked)
+        check_has_source(prompt.start._replace(source=whole.source), prompt.place)
+        start = reader.start(whole, prompt.place)
         items += [
             DrawItem(
                 prompt.text,

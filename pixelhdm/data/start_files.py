@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from pixelhdm.data.decode import PIXELS, cover, decode
@@ -155,13 +156,18 @@ class StartReader:
 
     def picture(self, path: str, name: str, place: str) -> PictureFile:
         """A file that can be decoded."""
+        if not path:
+            raise UserError(f"{place}: {name} must be an image file, got nothing. Leave it out.")
         if path not in self.known:
             try:
                 data = Path(path).read_bytes()
                 height, width, _ = decode(data).shape
             except Exception as error:  # decoders raise anything
+                reason = "no kind of image that Pillow knows"
+                if not isinstance(error, UnidentifiedImageError):  # which names an object
+                    reason = reason_of(error)
                 raise UserError(
-                    f"{place}: {name} must be an image file, got {path} ({reason_of(error)})."
+                    f"{place}: {name} must be an image file, got {path} ({reason})."
                 ) from error
             self.known[path] = PictureFile(path, sha256(data).hexdigest()[:16], (height, width))
         return self.known[path]
@@ -174,6 +180,14 @@ def check_has_image(asked: Asked, place: str) -> None:
             raise UserError(
                 f"{place}: {name} must come with an image to begin from, got {value} alone."
             )
+
+
+def check_has_source(asked: Asked, place: str) -> None:
+    """Raise a UserError for a scale towards a source that is not there."""
+    if asked.source_scale is not None and asked.source is None:
+        raise UserError(
+            f"{place}: source_scale must come with a source, got {asked.source_scale} alone."
+        )
 
 
 def sides(file: PictureFile) -> str:

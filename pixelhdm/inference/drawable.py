@@ -9,6 +9,7 @@ from pixelhdm.errors import UserError
 from pixelhdm.inference.draw import Drawing
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.listed import drawing_for
+from pixelhdm.inference.model import Model
 from pixelhdm.inference.samplers import Sampler
 from pixelhdm.inference.way import check_edits
 from pixelhdm.models.conditioners.conditioner import Conditioner
@@ -39,7 +40,10 @@ def check_drawable(
     conditioner.check(conditions(items))
     edited = [item for item in items if item.start is not None and item.start.source is not None]
     if edited:
-        conditioner.check(as_conditions([item.start.source for item in edited]))
+        try:
+            conditioner.check(as_conditions([item.start.source for item in edited]))
+        except UserError as error:
+            raise UserError(f"{edited[0].place}, source: {error}") from error
     if isinstance(conditioner, TextConditioner) and rank_zero_only.rank == 0:
         name_cut_prompts(items, conditioner)
     if rank_zero_only.rank == 0:
@@ -54,6 +58,19 @@ def check_solvers(items: list[DrawItem], run: Drawing, samplers: dict[str, Sampl
                 check_edits(drawing_for(item, run, samplers).sampler)
             except UserError as error:
                 raise UserError(f"{item.place}: {error}") from error
+
+
+def check_weaker(items: list[DrawItem], model: Model, guidance: Guidance) -> None:
+    """Raise a UserError unless guidance's weaker model, if there is one, takes all of them."""
+    if guidance.weaker is None:
+        return
+    weak = guidance.weaker.model_like(model)
+    for item in items[:1]:
+        try:
+            weak.conditioner.check(conditions(items))
+            weak.network.check_size(item.height, item.width)
+        except UserError as error:
+            raise UserError(f"guidance.weak: {error}") from error
 
 
 def name_idle_negative(items: list[DrawItem], guidance: Guidance) -> None:

@@ -64,7 +64,12 @@ class Request(NamedTuple):
     start: Start | None = None
 
     def given(self, conditioner: Conditioner) -> Context:
-        """The context of what is to be seen."""
+        """The context of what is to be seen.
+
+        Raises:
+            UserError: the conditioner takes no such conditions.
+        """
+        conditioner.check(self.condition)
         return conditioner(placed(self.condition, conditioner))
 
     def away(self, conditioner: Conditioner) -> Context:

@@ -1,7 +1,10 @@
 """The weaker model of autoguidance."""
 
 import copy
+from collections import OrderedDict
 from pathlib import Path
+
+from torch import nn
 
 from pixelhdm.checkpoints import Weights, choose_weights, read_checkpoint, trained_file
 from pixelhdm.inference.exports.exported import filled, is_exported, load_model
@@ -44,4 +47,11 @@ class Weaker:
         state = read_checkpoint(self.source)["state_dict"]
         remedy = "--model.guidance.weak_weights raw"
         chosen = choose_weights(state, self.weights, self.source, remedy)
-        return filled(Model(*copy.deepcopy(model[:2]), model.flow), chosen, self.source)
+        parts = (without_hooks(part) for part in model[:2])
+        return filled(Model(*parts, model.flow), chosen, self.source)
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """A copy that runs no hooks of others, which may hold a whole trainer."""
+    hooks = (h for part in module.modules() for h in (part._forward_hooks, part._forward_pre_hooks))
+    return copy.deepcopy(module, {id(own): OrderedDict() for own in hooks})

@@ -161,8 +161,8 @@ def test_a_missing_package_is_told_before_anything_is_drawn(tmp_path, monkeypatc
     ("settings", "words"),
     [
         ({"num_frames": 1}, "num_frames must be at least 2, got 1"),
-        ({"duration": 0.0}, "duration must be above 0 seconds, got 0.0"),
-        ({"duration": float("nan")}, "duration must be above 0 seconds, got nan"),
+        ({"duration": 0.0}, "duration must lie in 0.1 … 600 seconds, got 0.0"),
+        ({"duration": float("nan")}, "duration must lie in 0.1 … 600 seconds, got nan"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_errors(settings, words):

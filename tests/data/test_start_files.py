@@ -105,7 +105,12 @@ def test_files_of_a_jsonl_lie_beside_it_and_those_of_a_list_here():
         ({"source_scale": 2.0}, "source_scale must come with an image"),
         ({"image": "a.png", "strength": 1.5}, "strength must lie in 0 … 1, .*, got 1.5"),
         ({"image": "a.png", "strength": float("nan")}, "strength must lie in 0 … 1"),
-        ({"image": "a.png", "source_scale": float("inf")}, "source_scale must be a finite number"),
+        ({"image": "a.png", "source_scale": 2.0}, "source_scale must come with a source, got 2.0"),
+        (
+            {"image": "a.png", "source": "3", "source_scale": float("inf")},
+            "source_scale must be a finite number",
+        ),
+        ({"image": ""}, "image must be an image file, got nothing"),
     ],
 )
 def test_what_cannot_be_begun_from_is_named_with_its_place(asked, words):

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pixelhdm.data.draw_list import class_draws
+from pixelhdm.data.draws import Draws
 from pixelhdm.errors import UserError
+from pixelhdm.inference.drawable import check_weaker
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.request import Request
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.training.flow import FlowMatching
-from tests.stubs import perturb, randn, tiny_network
+from tests.stubs import HashConditioner, perturb, randn, tiny_network
 
 Z, T = randn(3, 4, 4, 3), 0.4
 REQUEST = Request(torch.tensor([0, 1, 2]), [1, 2, 3], 4, 4)
@@ -93,6 +96,27 @@ def test_it_follows_the_device(weak_file):
     elsewhere = Model(strong.network.to("meta"), strong.conditioner.to("meta"), strong.flow)
     assert guidance.weaker.model_like(elsewhere) is weak
     assert weak.device == torch.device("meta")
+
+
+def test_hooks_of_others_are_not_copied(weak_file):
+    """Those of a callback hold the trainer, which cannot be copied."""
+    strong, calls, trainer = model(), [], iter([])
+    hook = strong.conditioner.register_forward_hook(lambda *_: calls.append(next(trainer, 1)))
+    found = asked(strong, Guidance(2.0, weak=str(weak_file)))
+    assert len(calls) == 1
+    hook.remove()
+    assert torch.equal(found, asked(strong, Guidance(2.0, weak=str(weak_file))))
+
+
+def test_a_weaker_model_of_other_conditions_is_refused(weak_file):
+    guidance, strong = Guidance(2.0, weak=str(weak_file)), model()
+    items = class_draws(Draws(1), (4, 4)).items
+    check_weaker(items, strong, guidance)
+    guidance.weaker.model = strong._replace(conditioner=HashConditioner(32))
+    with pytest.raises(UserError, match=r"^guidance.weak: conditions must be captions for Hash"):
+        check_weaker(items, strong, guidance)
+    with pytest.raises(UserError, match=r"^conditions must be captions for Hash"):
+        asked(strong, guidance)
 
 
 def test_missing_files_are_named_at_once(tmp_path):

@@ -23,7 +23,7 @@ class Trajectory:
             pictures. both.
         show: noisy: the image on its way. clean: the clean image that the network sees in it.
         num_frames: the most moments that are stored, evenly chosen; empty takes 30, 8 for a strip.
-        duration: seconds from the first moment to the last.
+        duration: seconds from the first moment to the last, 0.1 … 600.
     """
 
     format: Format = "gif"
@@ -38,8 +38,8 @@ class Trajectory:
         check_one_of(Show, show=self.show)
         if self.num_frames is not None:
             check_at_least(2, num_frames=self.num_frames)
-        if not 0 < self.duration < float("inf"):
-            raise UserError(f"duration must be above 0 seconds, got {self.duration}.")
+        if not 0.1 <= self.duration <= 600:
+            raise UserError(f"duration must lie in 0.1 … 600 seconds, got {self.duration}.")
 
     @property
     def most_frames(self) -> int:
