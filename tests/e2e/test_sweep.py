@@ -29,7 +29,7 @@ def test_each_image_is_drawn_with_all_settings_and_a_sheet_shows_them(trained, r
     assert name in names
     told = facts(f"out/{name}")
     assert (told["sampler"], told["steps"], told["scale"]) == ("AdamsSampler order=3", "4", "3")
-    assert (told["calls"], told["class"], told["seed"]) == ("5", "7", "1")
+    assert (told["calls"], told["class"], told["seed"]) == ("6", "7", "1")
     run(
         *CLASSES,
         f"--model.sampler={ADAMS}",
@@ -42,7 +42,7 @@ def test_each_image_is_drawn_with_all_settings_and_a_sheet_shows_them(trained, r
     page = Links(Path("out/index.html"))
     assert [image["src"] for image in page.images[:4]] == SHEETS
     assert len(page.images) == 4 + 32
-    assert "scale 3 · sampler AdamsSampler order=3 · steps 4 · calls 5" in page.text
+    assert "scale 3 · sampler AdamsSampler order=3 · steps 4 · calls 6" in page.text
     sheet = np.asarray(Image.open(f"out/{SHEETS[3]}"))
     large = drawn[name].repeat(8, axis=0).repeat(8, axis=1)
     np.testing.assert_array_equal(sheet[-68:-4, -68:-4], large)  # the last row's last
