@@ -36,7 +36,7 @@ from pixelhdm.inference.pictures import Picture, images_of, in_form, listed, mas
 from pixelhdm.inference.request import Request, Start
 from pixelhdm.inference.samplers import Image as Images
 from pixelhdm.inference.samplers import Sampler
-from pixelhdm.inference.seeds import Generators, each, seeds_of
+from pixelhdm.inference.seeds import Generators, each, seeds_of, texts, whole
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.inference.watch import Stopped, Watch
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -329,7 +329,8 @@ class PixelHDMPipeline:
                 `seed` PyTorch's global one does.
             seed: seed of the first image of each prompt or class, the next ones count up; or a list
                 with one for each image. predict draws the same picture from the same seed.
-            image: pictures to begin from, one for all, one per prompt or one per image.
+            image: pictures to begin from, one for all, one per prompt or one per image; arrays and
+                tensors H W 3 hold 8-bit pixels or floats in 0 … 1.
             mask_image: what is drawn anew of them: white anew, black stays.
             strength: 0 gives the pictures back, 1 ignores them; empty takes 1 with a mask, 0.66
                 with a source_prompt, else 0.7.
@@ -346,13 +347,19 @@ class PixelHDMPipeline:
             UserError: something asked for cannot be drawn.
         """
         check_one_of(OutputType, output_type=output_type)
-        check_at_least(1, num_images_per_prompt=num_images_per_prompt)
+        num_each = whole("num_images_per_prompt", num_images_per_prompt)
+        check_at_least(1, num_images_per_prompt=num_each)
+        if num_inference_steps is not None:
+            num_inference_steps = whole("num_inference_steps", num_inference_steps)
         shown = self.conditions(prompt, class_labels)
-        num = len(shown), num_images_per_prompt
-        size = (height or self.height, width or self.width)
+        num = len(shown), num_each
+        size = (
+            self.height if height is None else whole("height", height),
+            self.width if width is None else whole("width", width),
+        )
         self.model.network.check_size(*size)
         seeds = seeds_of(*num, seed, generator)
-        negative = each("negative_prompt", negative_prompt or "", *num)
+        negative = texts("negative_prompt", each("negative_prompt", negative_prompt or "", *num))
         if any(negative) and not self.is_text:
             raise UserError("negative_prompt must be empty for a model of classes, got one.")
         start = None
@@ -372,7 +379,7 @@ class PixelHDMPipeline:
             guidance=self.guidance.at(guidance_scale),
         )
         condition = self.given(each("prompt", shown, *num))
-        batch_size = len(seeds) if batch_size is None else batch_size
+        batch_size = len(seeds) if batch_size is None else whole("batch_size", batch_size)
         check_at_least(1, batch_size=batch_size)
         parts = [slice(at, at + batch_size) for at in range(0, len(seeds), batch_size)]
         requests = [
@@ -393,9 +400,15 @@ class PixelHDMPipeline:
                 wanted, got = got, wanted
             raise UserError(f"{wanted} must be given to this model, got {got}.")
         given = prompt if self.is_text else class_labels
-        given = list(given) if isinstance(given, list | tuple) else [given]
+        if isinstance(given, np.ndarray | Tensor):
+            given = given.tolist()
+        given = list(given) if isinstance(given, list | tuple | range) else [given]
         if not given:
             raise UserError("prompt or class_labels must name something, got an empty list.")
+        if self.is_text:
+            given = texts("prompt", given)
+        else:
+            given = [whole("class_labels", number) for number in given]
         self.model.conditioner.check(self.given(given))
         return given
 

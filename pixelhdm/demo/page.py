@@ -212,7 +212,7 @@ class Page:
         """The chosen picture, to begin with."""
         if chosen is None:
             gr.Warning("Draw or choose a picture first, or upload one.")
-            return {}
+            return gr.skip()
         with Image.open(chosen.file) as image:
             return {self.editor: for_editor(image.convert("RGB"))}
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -66,6 +67,8 @@ class Guidance:
 
     def at(self, scale: float | None) -> "Guidance":
         """The same guidance of another strength; None keeps it."""
+        if scale is not None and not (isinstance(scale, Real) and math.isfinite(scale)):
+            raise UserError(f"scale must be a finite number, got {scale!r}.")
         other = copy.copy(self)
         other.scale = self.scale if scale is None else scale
         return other

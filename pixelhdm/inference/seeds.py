@@ -1,5 +1,6 @@
 """What Python users give for each image: its seed, and values that several share."""
 
+from operator import index
 from typing import Any
 
 import torch
@@ -24,10 +25,11 @@ def seeds_of(
     total = num_prompts * num_each
     if seed is not None and generator is not None:
         raise UserError("seed must be empty where generator is given, got both. Give one of them.")
-    if isinstance(seed, int):
-        seeds = [seed + number for number in range(num_each)] * num_prompts
+    if isinstance(seed, list | tuple):
+        seeds = [whole("seed", one) for one in seed]
     elif seed is not None:
-        seeds = list(seed)
+        first = whole("seed", seed)
+        seeds = [first + number for number in range(num_each)] * num_prompts
     elif isinstance(generator, list):
         seeds = [drawn(one, 1)[0] for one in generator]
     else:
@@ -38,6 +40,33 @@ def seeds_of(
     if wrong := [seed for seed in seeds if not 0 <= seed < 2**63]:
         raise UserError(f"seed must lie in 0 … 2^63 - 1 for every image, got {wrong[0]}.")
     return seeds
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number, also one of NumPy's or PyTorch's, as Python's.
+
+    Raises:
+        UserError: it is none.
+    """
+    refusal = UserError(f"{name} must be a whole number, got {value!r}.")
+    if isinstance(value, bool):
+        raise refusal
+    try:
+        return index(value)
+    except TypeError as error:
+        raise refusal from error
+
+
+def texts(name: str, values: list[Any]) -> list[str]:
+    """The same, if all are texts.
+
+    Raises:
+        UserError: one is not.
+    """
+    for value in values:
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be a text or a list of texts, got {value!r}.")
+    return values
 
 
 def drawn(generator: torch.Generator | None, num: int) -> list[int]:

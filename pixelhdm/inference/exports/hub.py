@@ -24,6 +24,12 @@ def local_folder(source: str | Path, revision: str | None) -> Path:
     name = expanded(str(source))
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file() or not name:
+        raise UserError(
+            f"model must be the folder of an exported one or a name of the Hub, got "
+            f"{name or 'nothing'}. A checkpoint is read by from_checkpoint, or exported by main.py "
+            "export."
+        )
     if is_missing_folder(name):
         raise UserError(
             f"model must be the folder of an exported one or a name of the Hub, got {name}, which "

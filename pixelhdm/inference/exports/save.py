@@ -56,6 +56,7 @@ def save(
         UserError: the folder holds something else, or a part cannot be written down.
     """
     check_target(folder)
+    folder = folder.resolve()  # the name of . is empty
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}.", suffix=TEMPORARY
