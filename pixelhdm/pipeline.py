@@ -378,7 +378,7 @@ class PixelHDMPipeline:
             sampler=self.sampler.with_steps(num_inference_steps),
             guidance=self.guidance.at(guidance_scale),
         )
-        condition = self.given(each("prompt", shown, *num))
+        condition = as_conditions(each("prompt", shown, *num))
         batch_size = len(seeds) if batch_size is None else whole("batch_size", batch_size)
         check_at_least(1, batch_size=batch_size)
         parts = [slice(at, at + batch_size) for at in range(0, len(seeds), batch_size)]
@@ -409,18 +409,14 @@ class PixelHDMPipeline:
             given = texts("prompt", given)
         else:
             given = [whole("class_labels", number) for number in given]
-        self.model.conditioner.check(self.given(given))
+        self.model.conditioner.check(as_conditions(given))
         return given
-
-    def given(self, conditions: list[Any]) -> Any:
-        """Prompts or classes as the conditioner takes them."""
-        return as_conditions(conditions)
 
     def source(self, source: Any, num_prompts: int, num_each: int) -> Any:
         """What images to edit show, for each; None where they are not edited."""
         if source is None:
             return None
-        given = self.given(each("source_prompt", source, num_prompts, num_each))
+        given = as_conditions(each("source_prompt", source, num_prompts, num_each))
         self.model.conditioner.check(given)
         return given
 

@@ -15,7 +15,7 @@ import torch
 from pixelhdm.checkpoints import FOLDER, Weights
 from pixelhdm.demo.studio import Studio
 from pixelhdm.errors import UserError, one_line
-from pixelhdm.pipeline import PixelHDMPipeline, best_device
+from pixelhdm.pipeline import PixelHDMPipeline
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ANALYTICS = "GRADIO_ANALYTICS_ENABLED"
@@ -81,7 +81,7 @@ def read_pipeline(
     if config or Path(model).is_file() or (Path(model) / FOLDER).is_dir():
         pipe = PixelHDMPipeline.from_checkpoint(model, config, weights, device, number_type)
     else:
-        pipe = PixelHDMPipeline.from_pretrained(model, number_type, device or best_device())
+        pipe = PixelHDMPipeline.from_pretrained(model, number_type, device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

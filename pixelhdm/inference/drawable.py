@@ -65,12 +65,11 @@ def check_weaker(items: list[DrawItem], model: Model, guidance: Guidance) -> Non
     if guidance.weaker is None:
         return
     weak = guidance.weaker.model_like(model)
-    for item in items[:1]:
-        try:
-            weak.conditioner.check(conditions(items))
-            weak.network.check_size(item.height, item.width)
-        except UserError as error:
-            raise UserError(f"guidance.weak: {error}") from error
+    try:
+        weak.conditioner.check(conditions(items))
+        weak.network.check_size(items[0].height, items[0].width)
+    except UserError as error:
+        raise UserError(f"guidance.weak: {error}") from error
 
 
 def name_idle_negative(items: list[DrawItem], guidance: Guidance) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from pixelhdm.checkpoints import Weights
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.model import Model
 from pixelhdm.inference.samplers import Image, Velocity
@@ -48,10 +49,10 @@ class Guidance:
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
         weak: str | None = None,
-        weak_weights: Literal["ema", "raw"] = "ema",
+        weak_weights: Weights = "ema",
     ):
         check_one_of(ScaleSchedule, schedule=schedule)
-        check_one_of(Literal["ema", "raw"], weak_weights=weak_weights)
+        check_one_of(Weights, weak_weights=weak_weights)
         for name, value in (("scale", scale), ("end_scale", end_scale)):
             if not math.isfinite(value):
                 raise UserError(f"{name} must be a finite number, got {value}.")

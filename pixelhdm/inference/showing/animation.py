@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pixelhdm.errors import UserError
 from pixelhdm.files import replacing
-from pixelhdm.inference.showing.grid import FONT_SIZE, GAP, MIN_CELL, Pixels, labelled_grid
+from pixelhdm.inference.showing.grid import FONT_SIZE, GAP, MIN_CELL, Pixels, labelled_grid, zoom_to
 
 Moving = Literal["gif", "webp", "mp4"]
 Format = Literal["gif", "webp", "mp4", "strip"]
@@ -55,11 +55,6 @@ def write_animation(
     writers: dict[str, Callable[..., None]] = {"gif": save_gif, "webp": save_webp, "mp4": save_mp4}
     with replacing(file) as temporary:
         writers[format](temporary, frames, duration / max(len(frames) - 1, 1), zoom, note)
-
-
-def zoom_to(least: int, side: int) -> int:
-    """The smallest factor that makes a side at least so long."""
-    return -(-least // side)
 
 
 def milliseconds(num: int, pause: float) -> list[int]:
@@ -155,7 +150,7 @@ def write_strip(
     pen = ImageDraw.Draw(canvas)
     images = [image for _, row in rows for image in row]
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    cell = width * max(1, zoom_to(MIN_CELL, min(height, width))) + GAP
+    cell = width * zoom_to(MIN_CELL, min(height, width)) + GAP
     for column, t in enumerate(times):
         middle = grid.width - (len(times) - column) * cell + (cell - GAP) / 2
         pen.text((middle, grid.height), f"t = {t:.2f}", fill="black", font=font, anchor="ma")

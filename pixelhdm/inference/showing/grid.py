@@ -26,7 +26,7 @@ def labelled_grid(
     images = [image for _, row in rows for image in row]
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     columns = max(len(row) for _, row in rows)
-    zoom = max(1, -(-MIN_CELL // min(height, width)))
+    zoom = zoom_to(MIN_CELL, min(height, width))
     font = ImageFont.load_default(FONT_SIZE)
     labels = [short(label) for label, _ in rows]
     margin = int(max(font.getlength(line) for text in labels for line in text.split("\n")))
@@ -50,6 +50,11 @@ def labelled_grid(
             left = margin + column * (width + GAP) + (width - large.width) // 2
             canvas.paste(large, (left, top + (height - large.height) // 2))
     return canvas
+
+
+def zoom_to(least: int, side: int) -> int:
+    """The smallest factor that makes a side at least so long."""
+    return -(-least // side)
 
 
 def short(label: str) -> str:

@@ -5,15 +5,14 @@ import math
 import numpy as np
 from PIL import Image
 
-from pixelhdm.inference.showing.animation import zoom_to
-from pixelhdm.inference.showing.grid import GAP, MIN_CELL, Pixels
+from pixelhdm.inference.showing.grid import GAP, MIN_CELL, Pixels, zoom_to
 
 MAX_CELL = 128  # pixels
 
 
 def fitted(frame: Pixels) -> Pixels:
     """A frame small enough to stand among many: a large one is averaged over squares."""
-    factor = zoom_to(max(frame.shape[:2]), MAX_CELL)
+    factor = -(-max(frame.shape[:2]) // MAX_CELL)
     return np.asarray(Image.fromarray(frame).reduce(factor))
 
 
@@ -27,7 +26,7 @@ def side_by_side(pictures: list[list[Pixels]]) -> tuple[list[Pixels], int]:
     sizes = np.array([frames[0].shape[:2] for frames in pictures])
     (height, width), zoom = sizes.max(axis=0).tolist(), zoom_to(MIN_CELL, int(sizes.min()))
     gap = max(1, GAP // zoom)
-    rows = zoom_to(len(pictures), columns)
+    rows = -(-len(pictures) // columns)
     shape = rows * (height + gap) + gap, columns * (width + gap) + gap, 3
     whole = [np.full(shape, 255, dtype=np.uint8) for _ in pictures[0]]
     for number, frames in enumerate(pictures):
