@@ -41,10 +41,14 @@ from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.inference.watch import Stopped, Watch
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
+from pixelhdm.models.dit import DiT, PixelDiT
+from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.pixelhdm import PixelHDM
 
 # Imported so that a config may call them by their bare names.
-BY_NAME = (ClassConditioner, TextConditioner, PixelHDM)
+NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
+BY_NAME = (ClassConditioner, TextConditioner, *NETWORKS)
 OutputType = Literal["pil", "numpy", "tensor"]
 DRAWING_TYPES = {"sampler": Sampler, "guidance": Guidance, "time_grid": TimeGrid}
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

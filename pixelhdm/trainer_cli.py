@@ -58,7 +58,10 @@ from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
+from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
+from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -98,15 +101,20 @@ BY_NAME = (
     DINOv3,
     DPM2MSampler,
     DPM2SSampler,
+    DiT,
     Digits,
     EulerSampler,
     FrequencyLoss,
     Guidance,
     HeunSampler,
     ImageFolder,
+    JiT,
+    MMDiT,
+    MMPixelDiT,
     Mix,
     MuonAdamW,
     Paintings,
+    PixelDiT,
     PixelHDM,
     Qwen3Conditioner,
     RandomPlan,
@@ -116,6 +124,7 @@ BY_NAME = (
     Shards,
     SteppedCosineRestart,
     TextConditioner,
+    TextJiT,
     TripleLoss,
     VelocityLoss,
 )

@@ -1,4 +1,4 @@
-"""The two blocks of PixelHDM: one for patches, one for the pixels inside them."""
+"""Blocks on the pixels inside patches, and PixelHDM's block on patches."""
 
 from typing import Literal
 
@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelhdm.models.attention import NORM_EPS, GatedAttention, Mask
-from pixelhdm.models.layers import SwiGLU
+from pixelhdm.models.attention import NORM_EPS, Attention, Mask
+from pixelhdm.models.layers import SwiGLU, zero
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.norm import RMSNorm, modulated_norm
 from pixelhdm.models.rope import Rotation
@@ -30,7 +30,7 @@ class PatchBlock(nn.Module):
         mlp_ratio: hidden width of the SwiGLU layer over dim.
     """
 
-    def __init__(self, dim: int, attention: GatedAttention, mlp_ratio: float):
+    def __init__(self, dim: int, attention: Attention, mlp_ratio: float):
         super().__init__()
         self.modulation = Linear(dim, 6 * dim)
         self.pre_attention = RMSNorm(dim, eps=NORM_EPS)
@@ -63,15 +63,18 @@ class PatchBlock(nn.Module):
 class TokenCompaction(nn.Module):
     """Attention of pixels at the price of patches: one token a patch, attend, expand.
 
-    p²d -> Linear -> D -> RMSNorm -> GatedAttention -> RMSNorm -> Linear -> p²d (PixelDiT,
-    arXiv:2511.20645, section 3); the attention costs 1 / p^4 of one over all pixels.
+    p²d -> Linear -> D -> RMSNorm -> attention -> RMSNorm -> Linear -> p²d (PixelDiT,
+    arXiv:2511.20645, section 3); the attention costs 1 / p^4 of one over all pixels. PixelDiT's own
+    has biases in the place of the norms.
 
     Args:
         pixel_dim: channels d of a pixel.
         patch_area: pixels p² in a patch.
         dim: width D inside.
         attention: the attention layer of width D.
-        expand_gain: gain of the Xavier initialisation of the last Linear.
+        expand_gain: gain of the Xavier initialisation of the last Linear; empty leaves its start to
+            the network.
+        normed: with norms and without biases, or the reverse.
     """
 
     def __init__(
@@ -79,20 +82,22 @@ class TokenCompaction(nn.Module):
         pixel_dim: int,
         patch_area: int,
         dim: int,
-        attention: GatedAttention,
-        expand_gain: float = 0.1,
+        attention: Attention,
+        expand_gain: float | None = 0.1,
+        normed: bool = True,
     ):
         super().__init__()
-        self.compress = Linear(patch_area * pixel_dim, dim, bias=False)
-        self.norm = RMSNorm(dim, eps=NORM_EPS)
+        self.compress = Linear(patch_area * pixel_dim, dim, bias=not normed)
+        self.norm = RMSNorm(dim, eps=NORM_EPS) if normed else nn.Identity()
         self.attention = attention
-        self.post_norm = RMSNorm(dim, eps=NORM_EPS)
-        self.expand = Linear(dim, patch_area * pixel_dim, bias=False)
+        self.post_norm = RMSNorm(dim, eps=NORM_EPS) if normed else nn.Identity()
+        self.expand = Linear(dim, patch_area * pixel_dim, bias=not normed)
         self.expand_gain = expand_gain
 
     def init_special(self) -> None:
         """Start the expansion small; run after the generic initialisation."""
-        nn.init.xavier_uniform_(self.expand.weight, gain=self.expand_gain)
+        if self.expand_gain is not None:
+            nn.init.xavier_uniform_(self.expand.weight, gain=self.expand_gain)
 
     def forward(self, x: Float[Tensor, "B L P d"], by: Rotation) -> Float[Tensor, "B L P d"]:
         tokens = self.norm(self.compress(rearrange(x, "b l p d -> b l (p d)")))
@@ -125,7 +130,7 @@ class PixelModulator(nn.Module):
 
     def init_special(self) -> None:
         """Start without modulation; run after the generic initialisation."""
-        nn.init.zeros_(self.out.weight)
+        zero(self.out)
 
     def forward(self, s: Float[Tensor, "B L D"]) -> tuple[Tensor, ...]:
         """`num` tensors B L P d."""
@@ -139,9 +144,9 @@ class PixelModulator(nn.Module):
 
 
 class PixelBlock(nn.Module):
-    """Block on the pixels: compaction attention and a small SwiGLU, modulated pixel by pixel.
+    """Block on the pixels: compaction attention and a small MLP, modulated pixel by pixel.
 
-    x += g1 * Compaction(RMSNorm(x) (1 + a1) + b1), then the same with SwiGLU: the identity at the
+    x += g1 * Compaction(RMSNorm(x) (1 + a1) + b1), then the same with the MLP: the identity at the
     start. With `post_modulation` (PixelDiT's remedy against loss spikes, pull request 8 of its
     repository) the branch outputs are modulated and there is no gate: x += Compaction(RMSNorm(x))
     (1 + a1) + b1.
@@ -150,8 +155,8 @@ class PixelBlock(nn.Module):
         dim: width D of the condition.
         pixel_dim: channels d of a pixel.
         patch_area: pixels p² in a patch.
-        attention: the attention layer of width D.
-        mlp_ratio: hidden width of the SwiGLU layer over pixel_dim.
+        compaction: the attention over patches.
+        mlp: the feed-forward layer on each pixel.
         modulation: "factored" or "full", see PixelModulator.
         post_modulation: modulate the branches' outputs instead of their inputs.
     """
@@ -161,8 +166,8 @@ class PixelBlock(nn.Module):
         dim: int,
         pixel_dim: int,
         patch_area: int,
-        attention: GatedAttention,
-        mlp_ratio: float,
+        compaction: TokenCompaction,
+        mlp: nn.Module,
         modulation: PixelModulation,
         post_modulation: bool,
     ):
@@ -172,9 +177,9 @@ class PixelBlock(nn.Module):
             dim, pixel_dim, patch_area, 4 if post_modulation else 6, modulation
         )
         self.norm1 = RMSNorm(pixel_dim, eps=NORM_EPS)
-        self.compaction = TokenCompaction(pixel_dim, patch_area, dim, attention)
+        self.compaction = compaction
         self.norm2 = RMSNorm(pixel_dim, eps=NORM_EPS)
-        self.mlp = SwiGLU(pixel_dim, int(mlp_ratio * pixel_dim))
+        self.mlp = mlp
 
     def forward(
         self,

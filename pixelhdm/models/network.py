@@ -1,13 +1,17 @@
 """What a network is: the common base and its result."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.models.conditioners.context import Context
+
+GradCheckpoint = Literal["none", "pixel", "all"]
 
 
 class Prediction(NamedTuple):
@@ -28,17 +32,38 @@ class Network(nn.Module, ABC):
     Args:
         hidden_dim: width of the context it takes.
         patch_size: the image's sides must be multiples of it.
+        grad_checkpoint: blocks whose activations are computed again in the backward pass instead
+            of kept: "none", "pixel" (the pixel path) or "all".
     """
 
-    def __init__(self, hidden_dim: int, patch_size: int):
+    def __init__(self, hidden_dim: int, patch_size: int, grad_checkpoint: GradCheckpoint = "none"):
         super().__init__()
+        check_at_least(1, hidden_dim=hidden_dim, patch_size=patch_size)
+        check_one_of(GradCheckpoint, grad_checkpoint=grad_checkpoint)
         self.hidden_dim, self.patch_size = hidden_dim, patch_size
+        self.grad_checkpoint = grad_checkpoint
 
     @abstractmethod
     def forward(
         self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
     ) -> Prediction:
         """Predict from noisy images z at their times t, 1 is clean, and their contexts."""
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The linear layer whose output is the image."""
+        raise UserError(
+            f"network must tell its last layer to balance losses, got {type(self).__name__}, which "
+            "does not. Give it a property last_layer, or leave the balance out."
+        )
+
+    def run_block(self, block: nn.Module, *inputs: Any, again: bool) -> Any:
+        """Run a block; with `again` the backward pass computes it again, and no activation inside
+        it is kept.
+        """
+        if again and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise unless an image of this size can be cut into whole patches."""

@@ -44,6 +44,15 @@ def packed(
     return packing(mask) if has_kernel(mask.device, dtype, head_dim) else mask
 
 
+def joint_mask(
+    mask: Bool[Tensor, "B T"] | None, num_patches: int, dtype: torch.dtype, head_dim: int
+) -> Bool[Tensor, "B S"] | Packing | None:
+    """The mask of [context; image] from that of the context, packed where that is faster."""
+    if mask is None:
+        return None
+    return packed(torch.nn.functional.pad(mask, (0, num_patches), value=True), dtype, head_dim)
+
+
 def packing(mask: Bool[Tensor, "B S"]) -> Packing:
     """Where the valid tokens lie."""
     starts = torch.nn.functional.pad(mask.sum(dim=1).cumsum(dim=0), (1, 0))

@@ -1,26 +1,27 @@
 """PixelHDM: a transformer over patches whose tokens steer a thin transformer over pixels."""
 
-from typing import Any, Literal
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pixelhdm.errors import UserError, check_at_least, check_one_of
 from pixelhdm.models.attention import NORM_EPS, GatedAttention
-from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulation
+from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulation, TokenCompaction
 from pixelhdm.models.conditioners.context import Context
-from pixelhdm.models.layers import TimeEmbedding, init_linear, init_special, patchify, unpatchify
+from pixelhdm.models.layers import (
+    SwiGLU,
+    TimeEmbedding,
+    init_linear,
+    init_special,
+    patchify,
+    unpatchify,
+)
 from pixelhdm.models.linear import Linear
-from pixelhdm.models.network import Network, Prediction
+from pixelhdm.models.network import GradCheckpoint, Network, Prediction
 from pixelhdm.models.norm import RMSNorm
-from pixelhdm.models.packing import packed
+from pixelhdm.models.packing import joint_mask
 from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, token_positions
-
-GradCheckpoint = Literal["none", "pixel", "all"]
 
 
 class PixelHDM(Network):
@@ -74,11 +75,10 @@ class PixelHDM(Network):
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
     ):
-        super().__init__(hidden_dim, patch_size)
-        check_at_least(1, hidden_dim=hidden_dim, pixel_dim=pixel_dim, patch_size=patch_size)
-        check_at_least(1, num_heads=num_heads, head_dim=head_dim, bottleneck_dim=bottleneck_dim)
+        super().__init__(hidden_dim, patch_size, grad_checkpoint)
+        check_at_least(1, pixel_dim=pixel_dim, num_heads=num_heads, head_dim=head_dim)
+        check_at_least(1, bottleneck_dim=bottleneck_dim)
         check_at_least(0, pixel_depth=pixel_depth)
-        check_one_of(GradCheckpoint, grad_checkpoint=grad_checkpoint)
         check_one_of(PixelModulation, pixel_modulation=pixel_modulation)
         if mlp_ratio <= 0 or rope_theta <= 0:
             raise UserError(
@@ -90,7 +90,6 @@ class PixelHDM(Network):
                 f"feature_block must lie in 1 … patch_depth={patch_depth}, got {feature_block}."
             )
         self.rope_dims, self.rope_theta, self.feature_block = rope_dims, rope_theta, feature_block
-        self.grad_checkpoint = grad_checkpoint
         area = patch_size**2
 
         self.patch_embedding = nn.Sequential(
@@ -111,8 +110,13 @@ class PixelHDM(Network):
                 hidden_dim,
                 pixel_dim,
                 area,
-                GatedAttention(hidden_dim, num_heads, num_kv_heads, head_dim),
-                mlp_ratio,
+                TokenCompaction(
+                    pixel_dim,
+                    area,
+                    hidden_dim,
+                    GatedAttention(hidden_dim, num_heads, num_kv_heads, head_dim),
+                ),
+                SwiGLU(pixel_dim, int(mlp_ratio * pixel_dim)),
                 pixel_modulation,
                 post_modulation,
             )
@@ -121,6 +125,10 @@ class PixelHDM(Network):
         self.final_norm = RMSNorm(pixel_dim if pixel_depth else hidden_dim, eps=NORM_EPS)
         self.final = Linear(pixel_dim, 3) if pixel_depth else Linear(hidden_dim, 3 * area)
         self.reset_parameters()
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.final
 
     def reset_parameters(self) -> None:
         """Initialise: Xavier everywhere, then the layers' special starts, then a zero output."""
@@ -165,11 +173,7 @@ class PixelHDM(Network):
         length = context.tokens.shape[1]
         image = self.patch_embedding(patches)
         x = torch.cat([context.tokens.to(image.dtype), image], dim=1)
-        mask = context.mask
-        if mask is not None:
-            mask = packed(
-                F.pad(mask, (0, image.shape[1]), value=True), x.dtype, sum(self.rope_dims)
-            )
+        mask = joint_mask(context.mask, image.shape[1], x.dtype, sum(self.rope_dims))
         text_at = token_positions(length, c.device).expand(len(c), -1, -1)
         positions = torch.cat(
             [text_at, self.grid_positions(height, width, context.num_valid)], dim=1
@@ -177,7 +181,7 @@ class PixelHDM(Network):
         by = rotation(positions, self.rope_dims, self.rope_theta)
         features = x
         for number, block in enumerate(self.patch_blocks, start=1):
-            x = self.run_block(block, self.grad_checkpoint == "all", x, c, by, mask)
+            x = self.run_block(block, x, c, by, mask, again=self.grad_checkpoint == "all")
             if number == self.feature_block:
                 features = x
         return x[:, length:], features[:, length:]
@@ -190,13 +194,5 @@ class PixelHDM(Network):
         by = rotation(positions, self.rope_dims, self.rope_theta)
         x = self.pixel_embedding(rearrange(patches, "b l (p c) -> b l p c", c=3))
         for block in self.pixel_blocks:
-            x = self.run_block(block, self.grad_checkpoint != "none", x, s, by)
+            x = self.run_block(block, x, s, by, again=self.grad_checkpoint != "none")
         return rearrange(self.final(self.final_norm(x)), "b l p c -> b l (p c)")
-
-    def run_block(self, block: nn.Module, again: bool, *inputs: Any) -> Tensor:
-        """Run a block; with `again` the backward pass computes it again, and no activation inside
-        it is kept.
-        """
-        if again and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)

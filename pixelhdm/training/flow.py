@@ -24,7 +24,8 @@ class FlowSample(NamedTuple):
         noise: scaled Gaussian noise.
         t: time, 0 noise … 1 clean.
         z_t: the point t x + (1 - t) noise.
-        v: the velocity x - noise.
+        v: the velocity x - noise; x - z_t over what is left of the time.
+        left: what is left of the time: 1 - t.
     """
 
     x: Float[Tensor, "B H W 3"]
@@ -32,6 +33,11 @@ class FlowSample(NamedTuple):
     t: Float[Tensor, "B"]
     z_t: Float[Tensor, "B H W 3"]
     v: Float[Tensor, "B H W 3"]
+    left: Float[Tensor, "B"]
+
+    def clean(self, velocity: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W 3"]:
+        """The clean image to which a velocity leads from z_t."""
+        return self.z_t + rearrange(self.left, "b -> b 1 1 1") * velocity
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class FlowMatching:
     """Straight paths z_t = t x + (1 - t) noise with velocity v = x - noise (arXiv:2210.02747, eq.
     20-23).
 
-    Time is logit-normal (arXiv:2403.03206, section 3.1), squeezed into [t_eps, 1 - t_eps].
+    Time is logit-normal (arXiv:2403.03206, section 3.1), squeezed into [t_eps, 1 - t_eps] or not.
 
     Neighbouring pixels of a larger image tell the same, so that the same noise hides less of it
     (section 5.3.2 there, arXiv:2301.11093). Two settings make up for it: the time shift and the
@@ -56,7 +62,10 @@ class FlowMatching:
             into a velocity by (x - z) / max(1 - t, t_eps) (arXiv:2511.13720, eq. 7).
         time_mean: mean of the normal variable whose sigmoid is t; negative means more noise.
         time_std: its standard deviation.
-        t_eps: distance that t keeps from 0 and 1.
+        t_eps: distance that t keeps from 0 and 1, and the least divisor of an x-prediction.
+        squeeze_time: whether training times are squeezed into [t_eps, 1 - t_eps]; false leaves them
+            in 0 … 1 as JiT, PixelGen and PixelDiT do. Beyond 1 - t_eps an x-prediction's velocities
+            then have the divisor t_eps, the true one too.
         time_shift: s in t / (t + (1 - t) s), applied to the sigmoid; above 1 moves time towards
             noise, for large images.
         noise_scale: standard deviation of the noise; 1 at 256 px, JiT uses 2 at 512 px.
@@ -71,6 +80,7 @@ class FlowMatching:
     time_mean: float = 0.0
     time_std: float = 1.0
     t_eps: float = 0.05
+    squeeze_time: bool = True
     time_shift: float = 1.0
     noise_scale: float = 1.0
     reference_size: int | None = None
@@ -114,6 +124,8 @@ class FlowMatching:
         """Training times of images of one size from standard normal draws."""
         t = torch.sigmoid(self.time_mean + self.time_std * normal.float())
         t = t / (t + (1 - t) * self.time_shift_at(height, width))
+        if not self.squeeze_time:
+            return t
         return self.t_eps + (1 - 2 * self.t_eps) * t
 
     def even_time(self, index: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
@@ -134,8 +146,15 @@ class FlowMatching:
     ) -> FlowSample:
         """The point of the path at `time` between unit `noise` and the image `x`."""
         noise = self.noise_scale_at(*x.shape[1:3]) * noise
-        t = rearrange(time, "b -> b 1 1 1")
-        return FlowSample(x, noise, time, t * x + (1 - t) * noise, x - noise)
+        t, left = rearrange(time, "b -> b 1 1 1"), self.left(time)
+        v = x - noise
+        if self.prediction == "x" and not self.squeeze_time:
+            v = v * rearrange((1 - time) / left, "b -> b 1 1 1")
+        return FlowSample(x, noise, time, t * x + (1 - t) * noise, v, left)
+
+    def left(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """The time 1 - t that is left; at least t_eps where an x-prediction is divided by it."""
+        return (1 - t).clamp(min=self.t_eps) if self.prediction == "x" else 1 - t
 
     def velocity(
         self, prediction: Prediction, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"]
@@ -145,5 +164,5 @@ class FlowMatching:
         """
         output = prediction.output.float()
         if self.prediction == "x":
-            output = (output - z) / rearrange((1 - t).clamp(min=self.t_eps), "b -> b 1 1 1")
+            output = (output - z) / rearrange(self.left(t), "b -> b 1 1 1")
         return prediction._replace(output=output)

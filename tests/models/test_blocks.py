@@ -6,7 +6,7 @@ from torch import nn
 
 from pixelhdm.models.attention import GatedAttention
 from pixelhdm.models.blocks import PatchBlock, PixelBlock, PixelModulator, TokenCompaction
-from pixelhdm.models.layers import init_linear, init_special
+from pixelhdm.models.layers import SwiGLU, init_linear, init_special
 from pixelhdm.models.rope import Rotation, image_positions, rotation
 from tests.stubs import perturb, randn
 
@@ -29,7 +29,8 @@ def by(length: int) -> Rotation:
 
 
 def pixel_block(form: str = "factored", post: bool = False) -> PixelBlock:
-    return initialised(PixelBlock(DIM, D, AREA, attention(), 3.0, form, post))
+    compaction = TokenCompaction(D, AREA, DIM, attention())
+    return initialised(PixelBlock(DIM, D, AREA, compaction, SwiGLU(D, 3 * D), form, post))
 
 
 def test_new_patch_block_is_the_identity_and_a_trained_one_is_not():

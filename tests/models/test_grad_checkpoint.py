@@ -49,6 +49,6 @@ def test_nothing_is_computed_twice_without_gradients(monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("pixelhdm.models.pixelhdm.checkpoint", refuse)
+    monkeypatch.setattr("pixelhdm.models.network.checkpoint", refuse)
     with torch.no_grad():
         tiny_network(grad_checkpoint="all")(randn(1, 4, 4, 3), torch.rand(1), context(1, 2))

@@ -4,13 +4,13 @@ from typing import Any
 
 from torch import nn
 
-from pixelhdm.models.attention import GatedAttention
+from pixelhdm.models.attention import Attention
 from pixelhdm.models.blocks import TokenCompaction
-from pixelhdm.models.layers import SwiGLU
+from pixelhdm.models.layers import GeluMLP, SwiGLU
 
 # A new attention, feed-forward or compaction layer is to be added here; its matrices are trained
 # as "other" until then.
-HIDDEN = (GatedAttention, SwiGLU, TokenCompaction)
+HIDDEN = (Attention, SwiGLU, GeluMLP, TokenCompaction)
 DECAYED = (nn.Linear, nn.Conv2d)
 ORDER = ("hidden", "other", "no_decay")
 
@@ -68,7 +68,6 @@ def hidden_matrices(module: nn.Module) -> dict[nn.Parameter, tuple[int, ...] | N
         if isinstance(layer, HIDDEN):
             linears = (part for part in layer.modules() if isinstance(part, nn.Linear))
             hidden |= {linear.weight: None for linear in linears if linear.weight not in hidden}
-        if isinstance(layer, GatedAttention):
-            heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
-            hidden[layer.qkv.weight] = tuple(num * layer.head_dim for num in heads)
+        if isinstance(layer, Attention):
+            hidden |= layer.stacked
     return hidden

@@ -1,0 +1,277 @@
+"""JiT, class-conditional, and PixelGen's text-to-image variant of it."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelhdm.errors import UserError, check_at_least
+from pixelhdm.models.attention import NORM_EPS, ContextAttention
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.dit_block import ContextBlock, FinalLayer
+from pixelhdm.models.layers import (
+    SwiGLU,
+    TimeEmbedding,
+    init_linear,
+    init_special,
+    swiglu_dim,
+    zero,
+)
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.network import GradCheckpoint
+from pixelhdm.models.patch_transformer import TIME_PERIOD, PatchTransformer, dit_block
+from pixelhdm.models.positions import sincos_positions
+from pixelhdm.models.rope import grid_rotation
+
+STD = 0.02
+
+
+class FixedPatches(PatchTransformer):
+    """Base of the JiT family: patches through a bottleneck, with fixed absolute positions; all
+    matrices start by Xavier's rule.
+
+    Args:
+        hidden_dim: width D of the tokens.
+        patch_size: side p of a patch in pixels.
+        depth: number of blocks.
+        bottleneck_dim: width of the patch embedding's bottleneck; empty: none.
+        time_period: longest period of the time's sinusoids over 2 pi.
+        feature_block: number, from 1, of the block whose image tokens a representation loss sees.
+        grad_checkpoint: see Network.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        patch_size: int,
+        depth: int,
+        bottleneck_dim: int | None,
+        time_period: float,
+        feature_block: int,
+        grad_checkpoint: GradCheckpoint,
+    ):
+        super().__init__(hidden_dim, patch_size, depth, feature_block, grad_checkpoint)
+        numbers = 3 * patch_size**2
+        if bottleneck_dim is None:
+            self.patch_embedding = Linear(numbers, hidden_dim)
+        else:
+            check_at_least(1, bottleneck_dim=bottleneck_dim)
+            self.patch_embedding = nn.Sequential(
+                Linear(numbers, bottleneck_dim, bias=False), Linear(bottleneck_dim, hidden_dim)
+            )
+        self.time_embedding = TimeEmbedding(
+            hidden_dim, scale=1.0, max_period=time_period, cosines_first=True, std=STD
+        )
+
+    def embed(self, patches: Float[Tensor, "B L Pc"], grid: tuple[int, int]) -> Tensor:
+        tokens = self.patch_embedding(patches)
+        places = sincos_positions(*grid, self.hidden_dim, tokens.device)
+        return tokens + rearrange(places, "h w d -> (h w) d").to(tokens.dtype)
+
+    def reset_parameters(self) -> None:
+        """Initialise: Xavier everywhere, then the layers' special starts, then a zero output."""
+        init_linear(self)
+        init_special(self)
+        zero(self.last_layer)
+
+
+class JiT(FixedPatches):
+    """Just image transformer (JiT, arXiv:2511.13720), a plain transformer on large patches.
+
+    From block `in_context_start` on, counted from 0, `in_context_len` copies of the pooled class,
+    each with a learned position, stand before the image's tokens; they do not turn. Blocks are
+    steered by time and class. Meant to predict x. The defaults are JiT-L/16, which is PixelGen-L
+    too; PixelGen-XL has no bottleneck.
+
+    Args:
+        hidden_dim: width D of the tokens.
+        patch_size: side p of a patch in pixels.
+        depth: number of blocks.
+        num_heads: attention heads; must divide hidden_dim.
+        bottleneck_dim: width of the patch embedding's bottleneck; empty: none.
+        mlp_ratio: width of the feed-forward layers over hidden_dim, before SwiGLU's two thirds.
+        in_context_len: tokens of the class in the sequence; 0: none.
+        in_context_start: number, from 0, of the first block that sees them.
+        dropout: probability of dropping a number of attention and feed-forward layers in training,
+            in the middle half of the blocks.
+        feature_block: number, from 1, of the block whose image tokens a representation loss sees.
+        grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
+            of keeping them; "none", "pixel": keep them.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 1024,
+        patch_size: int = 16,
+        depth: int = 24,
+        num_heads: int = 16,
+        bottleneck_dim: int | None = 128,
+        mlp_ratio: float = 4.0,
+        in_context_len: int = 32,
+        in_context_start: int = 8,
+        dropout: float = 0.0,
+        feature_block: int = 8,
+        grad_checkpoint: GradCheckpoint = "none",
+    ):
+        super().__init__(
+            hidden_dim, patch_size, depth, bottleneck_dim, 10_000.0, feature_block, grad_checkpoint
+        )
+        check_at_least(0, in_context_len=in_context_len)
+        if not 0 <= in_context_start < depth:
+            raise UserError(
+                f"in_context_start must lie in 0 … {depth - 1}, below depth={depth}, got "
+                f"{in_context_start}."
+            )
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout must be at least 0 and below 1, got {dropout}.")
+        self.in_context_start = in_context_start
+        self.in_context_position = nn.Parameter(torch.empty(in_context_len, hidden_dim))
+        middle = range(depth // 4, depth // 4 * 3)
+        self.blocks = nn.ModuleList(
+            dit_block(hidden_dim, num_heads, mlp_ratio, True, dropout if number in middle else 0.0)
+            for number in range(depth)
+        )
+        self.head_dim = self.blocks[0].attention.head_dim
+        self.final = FinalLayer(hidden_dim, 3 * patch_size**2)
+        self.reset_parameters()
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.final.linear
+
+    def init_special(self) -> None:
+        """Start the positions of the class small; run after the generic initialisation."""
+        nn.init.normal_(self.in_context_position, std=STD)
+
+    def run_blocks(
+        self,
+        x: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        self.check_context(context)
+        c, length, num_patches = time + context.pooled, len(self.in_context_position), x.shape[1]
+        by = grid_rotation(*grid, self.head_dim, x.device)
+        features = x
+        for number, block in enumerate(self.blocks):
+            if number == self.in_context_start and length:
+                tokens = rearrange(context.pooled, "b d -> b 1 d") + self.in_context_position
+                x = torch.cat([tokens.to(x.dtype), x], dim=1)
+                by = grid_rotation(*grid, self.head_dim, x.device, num_context=length)
+            x = self.run_block(block, x, c, by, again=self.grad_checkpoint == "all")
+            if number + 1 == self.feature_block:
+                features = x[:, -num_patches:]
+        return x[:, -num_patches:], features
+
+    def check_context(self, context: Context) -> None:
+        """Raise where the condition has tokens of its own."""
+        if context.tokens.shape[1]:
+            raise UserError(
+                f"JiT makes its tokens of the pooled class, got {context.tokens.shape[1]} context "
+                "tokens. Set model.conditioner.num_tokens to 0, or use TextJiT for texts."
+            )
+
+    def head(
+        self,
+        patches: Float[Tensor, "B L Pc"],
+        tokens: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "B L Pc"]:
+        return self.final(tokens, time + context.pooled)
+
+
+class TextJiT(FixedPatches):
+    """PixelGen's text-to-image network (arXiv:2602.02493; class JiT_T2I of its repository): JiT
+    whose image tokens also attend to a text that a few blocks of its own have refined.
+
+    All blocks are steered by time and pooled condition. Padding is masked. Meant to predict x. The
+    defaults are PixelGen-XXL.
+
+    Args:
+        hidden_dim: width D of the tokens.
+        patch_size: side p of a patch in pixels.
+        depth: number of image blocks.
+        text_depth: number of text blocks.
+        num_heads: attention heads; must divide hidden_dim.
+        bottleneck_dim: width of the patch embedding's bottleneck; empty: none.
+        mlp_ratio: width of the SwiGLU layers over hidden_dim, without the two thirds.
+        feature_block: number, from 1, of the image block whose tokens a representation loss sees.
+        grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
+            of keeping them; "none", "pixel": keep them.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 1536,
+        patch_size: int = 16,
+        depth: int = 16,
+        text_depth: int = 4,
+        num_heads: int = 24,
+        bottleneck_dim: int | None = 256,
+        mlp_ratio: float = 4.0,
+        feature_block: int = 6,
+        grad_checkpoint: GradCheckpoint = "none",
+    ):
+        super().__init__(
+            hidden_dim,
+            patch_size,
+            depth,
+            bottleneck_dim,
+            TIME_PERIOD,
+            feature_block,
+            grad_checkpoint,
+        )
+        check_at_least(0, text_depth=text_depth)
+        self.text_blocks = nn.ModuleList(
+            dit_block(hidden_dim, num_heads, 1.5 * mlp_ratio) for _ in range(text_depth)
+        )
+        self.blocks = nn.ModuleList(
+            ContextBlock(
+                hidden_dim,
+                ContextAttention(hidden_dim, num_heads),
+                SwiGLU(hidden_dim, swiglu_dim(hidden_dim, 1.5 * mlp_ratio)),
+            )
+            for _ in range(depth)
+        )
+        self.head_dim = self.blocks[0].attention.head_dim
+        self.final = Linear(hidden_dim, 3 * patch_size**2)
+        self.reset_parameters()
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.final
+
+    def run_blocks(
+        self,
+        x: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        c, text, again = time + context.pooled, context.tokens.to(x.dtype), self.grad_checkpoint
+        for block in self.text_blocks:
+            text = self.run_block(block, text, c, None, context.mask, again=again == "all")
+        by = grid_rotation(*grid, self.head_dim, x.device, (float(grid[0]), float(grid[1])))
+        mask = context.mask
+        if mask is not None:
+            mask = F.pad(mask, (0, x.shape[1]), value=True)
+        features = x
+        for number, block in enumerate(self.blocks, start=1):
+            x = self.run_block(block, x, text, c, by, mask, again=again == "all")
+            if number == self.feature_block:
+                features = x
+        return x, features
+
+    def head(
+        self,
+        patches: Float[Tensor, "B L Pc"],
+        tokens: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "B L Pc"]:
+        return self.final(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS))
