@@ -8,7 +8,10 @@ from pixelhdm.checkpoints import EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX
 from pixelhdm.errors import UserError
 
 State = Mapping[str, Tensor]
-PATCHES, BLOCKS = "network.patch_embedding.0.weight", ("network.patch_blocks.", "network.pixel_")
+EMBEDDING = "network.patch_embedding."
+PATCHES = (f"{EMBEDDING}0.weight", f"{EMBEDDING}weight")
+WIDE = ("network.patch_blocks.", "network.blocks.", "network.text_blocks.")  # of width hidden_dim
+BLOCKS = (*WIDE, "network.pixel_")
 CLASS_TABLE, TEXT_PROJECTION = "conditioner.pooled.weight", "conditioner.token_projection.weight"
 
 
@@ -65,17 +68,20 @@ def remedy_for(expected: State, found: State, names: set[str], shapes: set[str])
 
 def of_network(expected: State, found: State, names: set[str], shapes: set[str]) -> str | None:
     """What of the network is another; its width also changes the conditioner's shapes."""
-    if any(key.startswith("network.patch_blocks.") for key in shapes):
+    own = {key for key in names if key.startswith("network.")}
+    if own and all(key.startswith(EMBEDDING) for key in own):
+        return "network size (bottleneck_dim)"
+    differs_both_ways = 0 < len(own & expected.keys()) < len(own)
+    if differs_both_ways or not all(key.startswith(BLOCKS) for key in own):
+        return "network class"
+    if any(key.startswith(WIDE) for key in shapes):
         return "network size (hidden_dim, or number and width of heads)"
-    if PATCHES in shapes and expected[PATCHES].shape[1] != found[PATCHES].shape[1]:
-        return "patch size"
+    for key in shapes.intersection(PATCHES):
+        if expected[key].shape[1] != found[key].shape[1]:
+            return "patch size"
     if any(key.startswith("network.") for key in shapes):
         return "network size (bottleneck_dim or pixel_dim)"
-    own = {key for key in names if key.startswith("network.")}
-    if own:
-        depth = all(key.startswith(BLOCKS) for key in own)
-        return "network size (patch_depth or pixel_depth)" if depth else "network class"
-    return None
+    return "network size (depth, patch_depth or pixel_depth)" if own else None
 
 
 def of_conditioner(expected: State, names: set[str], shapes: set[str]) -> str | None:

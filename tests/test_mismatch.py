@@ -7,6 +7,10 @@ from pixelhdm.errors import UserError
 from pixelhdm.mismatch import check_fit
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
+from pixelhdm.models.dit import DiT, PixelDiT
+from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.mmdit import MMDiT
+from tests.models.networks import small
 from tests.stubs import randn, tiny_network
 
 STATE = {"network.a": randn(40, 30), "network.b": randn(7), "conditioner.c": randn(2, 3)}
@@ -89,8 +93,8 @@ def state(network: torch.nn.Module, conditioner: torch.nn.Module) -> dict[str, t
     [
         (({"hidden_dim": 48}, classes()), ({}, classes()), r"network size \(hidden_dim, or"),
         (({"head_dim": 16, "rope_dims": (4, 4, 8)}, classes()), ({}, text()), "network size"),
-        (({"patch_depth": 4}, classes()), ({}, classes()), r"network size \(patch_depth or"),
-        (({}, classes()), ({"pixel_depth": 3}, classes()), r"network size \(patch_depth or"),
+        (({"patch_depth": 4}, classes()), ({}, classes()), r"network size \(depth, patch_depth or"),
+        (({}, classes()), ({"pixel_depth": 3}, classes()), r"network size \(depth, patch_depth or"),
         (({"patch_size": 4}, text()), ({}, text()), "patch size"),
         (({"bottleneck_dim": 4}, text()), ({}, text()), r"network size \(bottleneck_dim or"),
         (({"pixel_dim": 8}, text()), ({}, text()), r"network size \(bottleneck_dim or"),
@@ -116,6 +120,31 @@ def test_the_likely_cause_is_named(config, checkpoint, cause):
     words = rf"The likely cause: another {cause}.*\. Use the config that it was trained with\.$"
     with pytest.raises(UserError, match=words):
         check_fit(expected, found, "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "cause"),
+    [
+        (DiT, {"depth": 3}, r"network size \(depth,"),
+        (DiT, {"hidden_dim": 48}, r"network size \(hidden_dim"),
+        (DiT, {"patch_size": 2}, "patch size"),
+        (PixelDiT, {"pixel_dim": 4}, r"network size \(bottleneck_dim or pixel_dim"),
+        (PixelDiT, {"pixel_depth": 1}, r"network size \(depth,"),
+        (JiT, {"bottleneck_dim": None}, r"network size \(bottleneck_dim\)"),
+        (JiT, {"bottleneck_dim": 12}, r"network size \(bottleneck_dim or"),
+        (TextJiT, {"text_depth": 2}, r"network size \(depth,"),
+    ],
+)
+def test_causes_are_named_for_the_other_networks(kind, changes, cause):
+    expected, found = (state(small(kind, **own), classes()) for own in (changes, {}))
+    with pytest.raises(UserError, match=rf"The likely cause: another {cause}"):
+        check_fit(expected, found, "x.ckpt")
+
+
+@pytest.mark.parametrize(("kind", "other"), [(DiT, PixelDiT), (JiT, DiT), (MMDiT, DiT)])
+def test_other_networks_are_told_apart(kind, other):
+    with pytest.raises(UserError, match="The likely cause: another network class"):
+        check_fit(state(small(kind), classes()), state(small(other), classes()), "x.ckpt")
 
 
 def test_another_class_of_network_is_named():
