@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.e2e.life import stop_fork_server
+from tests.tiny_vgg import save_vgg
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,3 +18,9 @@ def fork_server() -> Iterator[None]:
     """It ends with the tests."""
     yield
     stop_fork_server()
+
+
+@pytest.fixture(scope="session")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with random convolutions of VGG16, written where a test asks for it."""
+    return save_vgg(tmp_path_factory.mktemp("vgg") / "vgg16.pth")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,14 +18,10 @@ CHAT_TEMPLATE = (
 CORPUS = ("a photo of a cat", "a red square on a blue table", "number one of many pictures")
 
 
-def save_tiny_qwen3(folder: str | Path, width: int = WIDTH, seed: int = 0) -> Path:
-    """Write a two-layer Qwen3 and a byte-level BPE of 300 tokens into `folder`; gives it back."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def tiny_bpe(special_tokens: list[str]) -> Any:
+    """A byte-level BPE of 300 tokens, of the library tokenizers."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3Model
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.decoder = normalizers.NFC(), decoders.ByteLevel()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,12 +29,22 @@ def save_tiny_qwen3(folder: str | Path, width: int = WIDTH, seed: int = 0) -> Pa
     trainer = trainers.BpeTrainer(
         vocab_size=300,
         initial_alphabet=alphabet,
-        special_tokens=[PAD, START, END],
+        special_tokens=special_tokens,
         show_progress=False,
     )
     bpe.train_from_iterator(CORPUS, trainer)
+    return bpe
+
+
+def save_tiny_qwen3(folder: str | Path, width: int = WIDTH, seed: int = 0) -> Path:
+    """Write a two-layer Qwen3 and a byte-level BPE of 300 tokens into `folder`; gives it back."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3Model
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     tokenizer = Qwen2TokenizerFast(
-        tokenizer_object=bpe,
+        tokenizer_object=tiny_bpe([PAD, START, END]),
         unk_token=None,
         eos_token=END,
         pad_token=PAD,

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.captioned import prepare_captioned
 from tests.e2e.conftest import QUICKSTART, ROOT, checkpoint, logged
 from tests.e2e.life import Life, fit
-from tests.tiny_dino import save_dinov3
+from tests.tiny_configs import tiny
+from tests.tiny_dino import save_dinov2, save_dinov3
 from tests.tiny_qwen3 import save_tiny_qwen3
 
 LAST = "--ckpt_path=runs/quickstart/checkpoints/step_00000008.ckpt"
@@ -296,31 +296,38 @@ def test_a_skipped_step_does_not_cost_its_checkpoint(run, monkeypatch, bad, save
     assert all(value.isfinite().all() for value in state)
 
 
+SHORT = [
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--checkpoint.every_n_steps=2",
+    "--sample_images.every_n_steps=2",
+    "--model.sampler.num_steps=1",
+]
 CONFIGS = [path for path in sorted(ROOT.glob("configs_*/*.yaml")) if path.name != "base.yaml"]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.parent.name[-3:]}-{c.stem}")
-def test_every_shipped_config_trains_and_draws_tiny(run, config):
+def test_every_shipped_config_trains_and_draws_tiny(run, config, vgg):
     """With the files that the command in its head comment names, all losses included."""
-    command = next(line for line in config.read_text().splitlines() if "main.py fit" in line)
-    files = [ROOT / name for name in re.findall(r"-c (\S+)", command)]
+    files, content, overlay = tiny(config)
     assert files[-1] == config
-    overlay = {"configs_c2i": "offline.yaml", "configs_t2i": "offline_t2i.yaml"}
-    tiny = ROOT / "tests" / overlay[config.parent.name]
-    flags = [word for file in (*files, tiny) for word in ("-c", file)]
-    text = "".join(file.read_text() for file in files)
-    if "RepaLoss" in text and "repa: null" not in text:
-        teacher = save_dinov3(Path("dinov3"))
-        repa = "--model.loss.init_args.repa.init_args.teacher.init_args"
-        flags += [f"{repa}.source={teacher.source}", f"{repa}.dim={teacher.dim}"]
+    Path("tiny.yaml").write_text(yaml.safe_dump(overlay))
+    flags = [word for file in (*files, "tiny.yaml") for word in ("-c", file)]
+    flags += ["--trainer.default_root_dir=run", "--trainer.limit_val_batches=1", *SHORT]
+    losses = str(content["model"]["loss"])
+    if "DINO" in losses:
+        (save_dinov2 if "DINOv2" in losses else save_dinov3)(Path("dino"))
+    if "Lpips" in losses:
+        Path("vgg16.pth").symlink_to(vgg)
     if config.parent.name == "configs_t2i":
         save_tiny_qwen3("qwen3")
         prepare_captioned("data/mine")
-    if "init_from" in text:  # of the stage before: a run of the same config, started from nothing
-        run("fit", *flags, "--model.init_from=null", "--trainer.default_root_dir=before")
+    if content["model"].get("init_from"):  # of the stage before: the same config, from nothing
+        before = ["--model.init_from=null", "--trainer.default_root_dir=before"]
+        run("fit", *flags, *before, "--sample_images.every_n_steps=0")
         flags += ["--model.init_from=before"]
-    flags += ["--trainer.default_root_dir=run", "--trainer.limit_val_batches=2"]
     run("fit", *flags)
+    assert all(value > 0 for value in logged("run", "train/total"))
     run("predict", *flags, "--ckpt_path=last")
     assert list(Path("run/predict").glob("*/index.html"))
     assert len(list(Path("run/predict").glob("*/*_seed*.png"))) >= 2

@@ -9,10 +9,12 @@ from torch import nn
 
 from pixelhdm.inference.model import Model
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.positioned_text_conditioner import PositionedTextConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.training.flow import FlowMatching
 from tests.stubs import TINY, HashConditioner, perturb, tiny_network
 
+KINDS = (HashConditioner, ClassConditioner, TextConditioner, PositionedTextConditioner)
 CLASSES = {"class_path": "ClassConditioner", "init_args": {"num_classes": 10}}
 TEXTS = {"class_path": "tests.stubs.HashConditioner", "init_args": {"num_words": 16}}
 NETWORK = {"class_path": "PixelHDM", "init_args": TINY | {"rope_dims": list(TINY["rope_dims"])}}
@@ -21,7 +23,7 @@ NETWORK = {"class_path": "PixelHDM", "init_args": TINY | {"rope_dims": list(TINY
 def model_of(conditioner: dict[str, Any]) -> Model:
     """The model that `write_run` trains."""
     torch.manual_seed(0)
-    kinds = {kind.__name__: kind for kind in (HashConditioner, ClassConditioner, TextConditioner)}
+    kinds = {kind.__name__: kind for kind in KINDS}
     kind = kinds[conditioner["class_path"].rpartition(".")[2]]
     part = kind(TINY["hidden_dim"], **conditioner["init_args"])
     return Model(perturb(tiny_network()).eval(), perturb(part).eval(), FlowMatching())

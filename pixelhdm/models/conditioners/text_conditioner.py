@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -78,18 +78,12 @@ class TextConditioner(Conditioner):
         super().__init__(dim, null_prob)
         check_one_of(Pooling, pooling=pooling)
         check_one_of(Null, null=null)
-        check_at_least(1, pad_multiple=pad_multiple)
-        check_at_least(0, num_remembered=num_remembered)
-        source = self.default_source if source is None else source
-        if source is None:
-            raise UserError(
-                "source of TextConditioner must be a text encoder, got none. Set "
-                "model.conditioner.source to a folder or a name of the Hub, or use "
-                "Qwen3Conditioner."
-            )
-        self.encoder = TextEncoder(source, width, layer, template, max_length)
-        self.pooling, self.pad_multiple = pooling, pad_multiple
-        self.num_remembered = num_remembered
+        self.pooling = pooling
+        self.hold_encoder(
+            TextEncoder(self.given(source), width, layer, template, max_length),
+            pad_multiple,
+            num_remembered,
+        )
         self.token_norm = RMSNorm(self.encoder.width, eps=NORM_EPS)
         self.token_projection = Linear(self.encoder.width, dim)
         self.pooled_norm = RMSNorm(self.encoder.width, eps=NORM_EPS)
@@ -99,6 +93,29 @@ class TextConditioner(Conditioner):
         if null == "learned":
             self.null_token = nn.Parameter(torch.randn(dim) * START_STD)
             self.null_pooled = nn.Parameter(torch.randn(dim) * START_STD)
+
+    def given(self, source: str | None) -> str:
+        """A source, or the class's own in the place of none."""
+        source = self.default_source if source is None else source
+        if source is None:
+            raise UserError(
+                f"source of {type(self).__name__} must be a text encoder, got none. Set "
+                "model.conditioner.source to a folder or a name of the Hub, or use a class that "
+                "has one, such as Qwen3Conditioner."
+            )
+        return source
+
+    def hold_encoder(self, encoder: TextEncoder, pad_multiple: int, num_remembered: int) -> None:
+        """Take an encoder, and how its states are batched and remembered."""
+        check_at_least(1, pad_multiple=pad_multiple)
+        check_at_least(0, num_remembered=num_remembered)
+        self.encoder, self.pad_multiple = encoder, pad_multiple
+        self.num_remembered = num_remembered
+
+    @property
+    def first_weight(self) -> Tensor:
+        """The weight that states meet first, whose device and type they get."""
+        return self.token_projection.weight
 
     @property
     def known(self) -> dict[str, Float[Tensor, "_ C"]]:
@@ -134,7 +151,7 @@ class TextConditioner(Conditioner):
         """The states of each text; equal ones are encoded once."""
         captions = [text for text in texts if isinstance(text, str)]
         new = list(dict.fromkeys(text for text in captions if text not in self.known))
-        device = self.token_projection.weight.device
+        device = self.first_weight.device
         # What is remembered, and so what is not, must not depend on a batch: each is encoded alone.
         size = 1 if self.num_remembered else max(1, len(new))
         encoded = {}
@@ -148,24 +165,38 @@ class TextConditioner(Conditioner):
 
     def embed(self, states: list[Float[Tensor, "_ C"]]) -> Context:
         """Normalise, project and pool."""
-        weight = self.token_projection.weight
-        if len({own.device for own in states}) > 1:
-            states = [own.to(weight.device) for own in states]
-        lengths = [len(own) for own in states]
-        # One copy to the device, whatever the number of captions.
-        rows = pad_sequence(states, batch_first=True).to(weight.device, non_blocking=True)
-        rows = rows.to(weight.dtype)
-        count = torch.tensor(lengths).to(weight.device, non_blocking=True)
+        rows, count = self.batch(states)
         tokens = self.token_projection(self.token_norm(rows))
         if self.pooling == "last":
             pooled = rows[torch.arange(len(rows), device=rows.device), count - 1]
         else:
             pooled = rows.sum(dim=1) / rearrange(count, "b -> b 1")  # padding is zero
         pooled = self.pooled_projection(self.pooled_norm(pooled))
-        context = Context(tokens, None, pooled)
-        if len(set(lengths)) == 1:
+        return self.masked(Context(tokens, None, pooled), states, count)
+
+    def batch(
+        self, states: list[Float[Tensor, "_ C"]]
+    ) -> tuple[Float[Tensor, "B T C"], Int[Tensor, "B"]]:
+        """States of texts in one tensor, as long as the longest and zero behind the others, and
+        the length of each.
+        """
+        weight = self.first_weight
+        if len({own.device for own in states}) > 1:
+            states = [own.to(weight.device) for own in states]
+        # One copy to the device, whatever the number of captions.
+        rows = pad_sequence(states, batch_first=True).to(weight.device, non_blocking=True)
+        count = torch.tensor(list(map(len, states))).to(weight.device, non_blocking=True)
+        return rows.to(weight.dtype), count
+
+    def masked(
+        self, context: Context, states: list[Float[Tensor, "_ C"]], count: Int[Tensor, "B"]
+    ) -> Context:
+        """The context of a batch with the padding masked, where there is any."""
+        lengths = set(map(len, states))
+        if len(lengths) == 1:
             return context
-        valid = torch.arange(rows.shape[1], device=rows.device) < rearrange(count, "b -> b 1")
+        place = torch.arange(max(lengths), device=count.device)
+        valid = place < rearrange(count, "b -> b 1")
         return context._replace(mask=valid).padded(self.rounded(max(lengths)))
 
     def rounded(self, length: int) -> int:

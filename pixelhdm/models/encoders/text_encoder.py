@@ -12,7 +12,12 @@ from pixelhdm.models.encoders.frozen import Frozen
 from pixelhdm.models.encoders.text_files import PACKAGE, digest_of_files, folder_of, width_of
 from pixelhdm.models.encoders.tokenization import Tokenization
 
-WIDTHS = {"Qwen/Qwen3-0.6B": 1024, "Qwen/Qwen3-1.7B": 2048, "Qwen/Qwen3-4B": 2560}
+WIDTHS = {
+    "Qwen/Qwen3-0.6B": 1024,
+    "Qwen/Qwen3-1.7B": 2048,
+    "Qwen/Qwen3-4B": 2560,
+    "google/gemma-2-2b-it": 2304,
+}
 
 
 class Excess(NamedTuple):
@@ -33,13 +38,20 @@ class TextEncoder(Frozen):
     Args:
         source: Hub name; a folder with config.json, tokenizer and weights; or package:NAME/FOLDER,
             a folder inside an installed Python package.
-        width: width of its states; empty takes that of Qwen3's known sizes, or what the folder's
-            config.json says.
+        width: width of its states; empty takes that of the known sizes of Qwen3 and Gemma 2, or
+            what the folder's config.json says.
         layer: which hidden states: -1 the last after the final norm, -2 the layer before, as they
             leave it; 0 the token embeddings.
         template: how a caption becomes the encoder's text: empty for the caption itself, chat for
             the tokenizer's chat template, or a text with {} in the caption's place.
         max_length: most tokens of a text, template included; longer captions lose their end.
+        instruction: text before every caption, which the encoder reads and whose states are left
+            out: of its n tokens the states of the first and the last alone are kept, and count for
+            max_length (SANA's complex human instruction, arXiv:2410.10629). The empty text has
+            none. Not beside a template.
+        attends_padding: whether each text is filled up to max_length with padding tokens, as
+            transformers does with padding="max_length" on the right, and has the filler's states
+            too. Inside the encoder filler is masked.
 
     Attributes:
         known: states of texts that need not be encoded, on the CPU.
@@ -53,15 +65,23 @@ class TextEncoder(Frozen):
         layer: int = -1,
         template: str | None = None,
         max_length: int = 256,
+        instruction: str | None = None,
+        attends_padding: bool = False,
     ):
         super().__init__()
         check_at_least(1, max_length=max_length)
+        if template and instruction:
+            raise UserError(
+                f"template must be empty where there is an instruction, got {template!r}. Put all "
+                "that stands before a caption into one of them."
+            )
         if template not in (None, "chat") and template.count("{}") != 1:
             raise UserError(
                 f"template must be chat or a text with one {{}} for the caption, got {template!r}."
             )
         self.source, self.layer = source, layer
         self.template, self.max_length = template, max_length
+        self.instruction, self.attends_padding = instruction, attends_padding
         self.width = width or WIDTHS.get(source) or width_of(source)
         check_at_least(1, width=self.width)
         self.tokenization: Tokenization | None = None
@@ -69,15 +89,19 @@ class TextEncoder(Frozen):
         self.rests_between = False
 
     def settings(self) -> dict[str, str | int]:
-        """What the states depend on, as far as it is known without the files."""
+        """What the states depend on, as far as it is known without the files.
+
+        Options that came later are there where they are set, so that older caches stay valid.
+        """
         name = self.source.rstrip("/")
+        later = {"instruction": self.instruction, "attends_padding": self.attends_padding}
         return {
             "name": name if name.startswith(PACKAGE) else name.rpartition("/")[2],
             "layer": self.layer,
             "template": self.template or "",
             "max_length": self.max_length,
             "width": self.width,
-        }
+        } | {option: value for option, value in later.items() if value}
 
     def files_digest(self) -> str:
         """A short text that differs when the encoder's files differ; "" where they are not here."""
@@ -86,7 +110,13 @@ class TextEncoder(Frozen):
     def tokens(self) -> Tokenization:
         """The tokenizer, read at first use."""
         if self.tokenization is None:
-            self.tokenization = Tokenization(folder_of(self.source), self.template, self.max_length)
+            self.tokenization = Tokenization(
+                folder_of(self.source),
+                self.template,
+                self.max_length,
+                self.instruction,
+                self.attends_padding,
+            )
         return self.tokenization
 
     def excess(self, text: str) -> Excess | None:
@@ -116,6 +146,7 @@ class TextEncoder(Frozen):
                 f"{len(self.tokens().tokenizer)}. Are both of the same model?"
             )
         limit = min(network.max_length or math.inf, self.tokens().tokenizer.model_max_length)
+        limit -= self.tokens().num_left_out
         if self.max_length > limit:
             raise UserError(
                 f"max_length must be at most {limit}, which is all that text encoder "
@@ -125,25 +156,23 @@ class TextEncoder(Frozen):
 
     @torch.no_grad()
     def encode(self, texts: list[str], device: torch.device) -> list[Float[Tensor, "_ C"]]:
-        """The states of each text in bfloat16, as many as it has tokens.
+        """The states of each text in bfloat16, as many as it has tokens, or max_length where
+        padding is attended.
 
         Padding is masked and comes last, so it changes a state by float32 rounding at most.
 
         Raises:
             UserError: the files are missing or do not fit.
         """
-        network, ids = self.load(device), [self.tokens().ids(text) for text in texts]
-        longest, lengths = max(map(len, ids)), torch.tensor(list(map(len, ids)))
-        rows = torch.tensor([own + [0] * (longest - len(own)) for own in ids])
-        mask = torch.arange(longest) < lengths[:, None]
+        network, tokens = self.load(device), self.tokens()
+        rows, mask = tokens.batch(texts)
         with torch.autocast(device.type, enabled=False):
-            states = network(
-                rows.to(device, non_blocking=True), mask.long().to(device, non_blocking=True)
-            )
+            states = network(rows.to(device, non_blocking=True), mask.to(device, non_blocking=True))
         states = states.to(torch.bfloat16)
         if self.rests_between:
             self.rest()
-        return [own[: len(row)] for own, row in zip(states, ids, strict=True)]
+        each = zip(texts, mask.sum(dim=1).tolist(), states, strict=True)
+        return [chosen(own, *tokens.kept(text, number)) for text, number, own in each]
 
 
 class TransformersText(nn.Module):
@@ -200,6 +229,11 @@ class TransformersText(nn.Module):
         is_last = self.layer == -1
         out = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=not is_last)
         return out.last_hidden_state if is_last else out.hidden_states[self.layer]
+
+
+def chosen(states: Float[Tensor, "_ C"], start: int, end: int) -> Float[Tensor, "_ C"]:
+    """The first of some states, and those from start to end."""
+    return states[:end] if start == 1 else torch.cat([states[:1], states[start:end]])
 
 
 def unreadable(source: str, error: Exception) -> UserError:
