@@ -80,6 +80,8 @@ class PixelHDMModule(LightningModule):
             decides.
         image_size: height and width of the last images, trained on or drawn.
         on_step: sees each step of a solver that draws, see draw_images.
+        on_losses: sees the mean of every term of a training batch, without its weight and with its
+            graph.
         samplers: solvers beside its own that images of a list ask for, by name.
         step_losses: losses of the batches since the last optimizer step, summed up.
     """
@@ -113,6 +115,7 @@ class PixelHDMModule(LightningModule):
         self.sampler, self.guidance, self.time_grid = sampler, guidance, time_grid
         self.flow, self.loss = flow, loss
         self.on_step: Callable[[Step], Image] = go_on
+        self.on_losses: Callable[[dict[str, Tensor]], None] = ignore
         self.samplers: dict[str, Sampler] = {}
         self.optimizer, self.schedule = optimizer, schedule or ConstantSchedule()
         self.weights, self.init_weights, self.init_ema = weights, init_weights, init_ema
@@ -222,6 +225,7 @@ class PixelHDMModule(LightningModule):
         values, _ = self.losses(batch, self.network, self.conditioner)
         weight = batch["weight"] / mean_total(batch["weight"]) * batch["share"]
         means = {name: (weight * value).sum() for name, value in values.items()}
+        self.on_losses(means)
         for name, value in means.items():
             part = value.detach() / self.trainer.accumulate_grad_batches
             self.step_losses[name] = self.step_losses.get(name, 0.0) + part
@@ -381,6 +385,10 @@ class PixelHDMModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
         return self.draw_batch(batch)
+
+
+def ignore(means: dict[str, Tensor]) -> None:
+    """Do nothing with the means of a batch."""
 
 
 def mend_progress(loop: _FitLoop) -> None:

@@ -1,5 +1,7 @@
 """What a teacher of a representation loss is."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.models.encoders.frozen import Frozen
+from pixelhdm.models.encoders.resized import resized
 
 # ImageNet's channel means and standard deviations, of colours in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,6 +39,10 @@ class Teacher(Frozen):
         Raises:
             UserError: the image cannot be cut into whole patches.
         """
+        return self.features(image)
+
+    def features(self, image: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B h w D"]:
+        """The same features; gradients flow back to the image."""
         h, w = (side // self.patch_size for side in image.shape[1:3])
         if min(h, w) < 1 or (h * self.patch_size, w * self.patch_size) != image.shape[1:3]:
             raise UserError(
@@ -48,3 +55,31 @@ class Teacher(Frozen):
         with torch.autocast(image.device.type, enabled=False):
             tokens = network(pixels)
         return rearrange(tokens.float(), "b (h w) d -> b h w d", h=h, w=w)
+
+    def check_teacher_size(self, teacher_size: int | None) -> None:
+        """Raise a UserError unless a square of this side holds a patch."""
+        if teacher_size is not None and teacher_size < self.patch_size:
+            raise UserError(
+                f"teacher_size must be at least the teacher's patch_size={self.patch_size}, "
+                f"got {teacher_size}."
+            )
+
+    def grid(
+        self, height: int, width: int, patch_size: int, teacher_size: int | None
+    ) -> tuple[int, int]:
+        """Rows and columns of its patches on an image of this size.
+
+        They are those of a network with patches of `patch_size`, or fill the area of a square of
+        side `teacher_size`.
+        """
+        if teacher_size is None:
+            return height // patch_size, width // patch_size
+        scale = teacher_size / math.sqrt(height * width) / self.patch_size
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def fitted(
+        self, image: Float[Tensor, "B H W 3"], patch_size: int, teacher_size: int | None
+    ) -> Float[Tensor, "B h w 3"]:
+        """The image resized so that it has the patches of `grid`."""
+        h, w = self.grid(*image.shape[1:3], patch_size, teacher_size)
+        return resized(image, h * self.patch_size, w * self.patch_size, "bicubic")

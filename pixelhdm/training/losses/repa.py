@@ -1,6 +1,5 @@
 """The representation-alignment loss."""
 
-import math
 from typing import Literal
 
 import torch
@@ -10,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelhdm.errors import UserError, check_one_of
+from pixelhdm.errors import UserError, check_at_least, check_one_of
+from pixelhdm.models.encoders.resized import resized
 from pixelhdm.models.encoders.teacher import Teacher
 from pixelhdm.models.layers import init_linear
 from pixelhdm.models.linear import Linear
@@ -19,7 +19,6 @@ from pixelhdm.training.flow import FlowSample
 from pixelhdm.training.losses.loss import LossTerm
 
 Projector, Resize = Literal["mlp", "conv"], Literal["teacher", "student"]
-HIDDEN_DIM = 2048  # of REPA's projector
 
 
 class RepaLoss(LossTerm):
@@ -40,6 +39,8 @@ class RepaLoss(LossTerm):
             the teacher as many patches as the network has.
         resize: which map is brought to the other's grid where the two differ: the teacher's or the
             student's (the network's).
+        projector_dim: width of the hidden layers of "mlp", 2048 as REPA's; null takes the
+            network's hidden_dim, as PixelGen and PixelDiT do.
     """
 
     name = "repa"
@@ -52,17 +53,17 @@ class RepaLoss(LossTerm):
         alpha: float = 1.0,
         teacher_size: int | None = None,
         resize: Resize = "teacher",
+        projector_dim: int | None = 2048,
     ):
         super().__init__(weight)
         check_one_of(Projector, projector=projector)
         check_one_of(Resize, resize=resize)
-        if teacher_size is not None and teacher_size < teacher.patch_size:
-            raise UserError(
-                f"teacher_size must be at least the teacher's patch_size={teacher.patch_size}, "
-                f"got {teacher_size}."
-            )
+        teacher.check_teacher_size(teacher_size)
+        if projector_dim is not None:
+            check_at_least(1, projector_dim=projector_dim)
         self.teacher, self.kind, self.alpha = teacher, projector, alpha
         self.teacher_size, self.resize = teacher_size, resize
+        self.projector_dim = projector_dim
         self.projector: nn.Module | None = None
 
     def connect(self, network: Network) -> None:
@@ -71,12 +72,13 @@ class RepaLoss(LossTerm):
         """
         self.patch_size = network.patch_size
         if self.kind == "mlp":
+            width = self.projector_dim or network.hidden_dim
             self.projector = nn.Sequential(
-                Linear(network.hidden_dim, HIDDEN_DIM),
+                Linear(network.hidden_dim, width),
                 nn.SiLU(),
-                Linear(HIDDEN_DIM, HIDDEN_DIM),
+                Linear(width, width),
                 nn.SiLU(),
-                Linear(HIDDEN_DIM, self.teacher.dim),
+                Linear(width, self.teacher.dim),
             )
             init_linear(self.projector)
         else:
@@ -143,27 +145,11 @@ class RepaLoss(LossTerm):
     def target(self, image: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B h w D"]:
         """The teacher's features on its own grid."""
         self.start(image.device)
-        p = self.teacher.patch_size
-        h, w = self.teacher_grid(*image.shape[1:3])
-        return self.teacher(resized(image, h * p, w * p, "bicubic"))
+        return self.teacher(self.teacher.fitted(image, self.patch_size, self.teacher_size))
 
     def teacher_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the teacher's patches on an image of this size."""
-        if self.teacher_size is None:
-            return height // self.patch_size, width // self.patch_size
-        scale = self.teacher_size / math.sqrt(height * width) / self.teacher.patch_size
-        return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def resized(
-    image: Float[Tensor, "B H W d"], height: int, width: int, mode: str
-) -> Float[Tensor, "B h w d"]:
-    """The image or map in another size, without aliasing."""
-    if image.shape[1:3] == (height, width):
-        return image
-    planes = rearrange(image, "b h w d -> b d h w")
-    planes = F.interpolate(planes, (height, width), mode=mode, antialias=True)
-    return rearrange(planes, "b d h w -> b h w d")
+        return self.teacher.grid(height, width, self.patch_size, self.teacher_size)
 
 
 def spatially_normalized(

@@ -11,7 +11,7 @@ from pixelhdm.training.losses.loss import LossTerm
 
 LOGGED = {  # the other numbers of a step
     *("total", "grad_norm", "skipped_steps", "overflows"),
-    *("clip_threshold", "grad_z", "clipped_share"),
+    *("clip_threshold", "grad_z", "clipped_share", "perceptual_factor"),
     *("lr", "lr_hidden", "lr_other", "lr_no_decay"),
 }
 

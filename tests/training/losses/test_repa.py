@@ -7,7 +7,6 @@ from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.encoders.frozen import Frozen
 from pixelhdm.models.network import Prediction
 from pixelhdm.training.flow import FlowMatching, FlowSample
-from pixelhdm.training.losses import repa
 from pixelhdm.training.losses.repa import RepaLoss, resized, spatially_normalized
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
@@ -15,11 +14,6 @@ from tests.stubs import Sized, context, perturb, randn, tiny_network
 from tests.tiny_dino import PatchMeans, quiet, save_dinov3
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def small_projector(monkeypatch):
-    monkeypatch.setattr(repa, "HIDDEN_DIM", 64)
 
 
 def sample_of(image: Tensor) -> FlowSample:
@@ -32,7 +26,7 @@ def value(loss: RepaLoss, features: Tensor, image: Tensor) -> Tensor:
 
 def connected(hidden_dim: int = 3, patch_size: int = 4, **settings: object) -> RepaLoss:
     """A RepaLoss with the teacher PatchMeans."""
-    loss = RepaLoss(PatchMeans(), **settings)
+    loss = RepaLoss(PatchMeans(), projector_dim=64, **settings)
     torch.manual_seed(0)
     loss.connect(Sized(hidden_dim, patch_size))
     return loss
@@ -79,8 +73,7 @@ def test_conv_normalises_its_targets_over_the_patches(alpha):
 
 
 @pytest.mark.parametrize(("projector", "count"), [("mlp", 7_869_184), ("conv", 7_078_656)])
-def test_sizes_of_the_default_projectors(monkeypatch, projector, count):
-    monkeypatch.undo()
+def test_sizes_of_the_default_projectors(projector, count):
     loss = RepaLoss(DINOv3(), projector=projector)
     assert list(loss.parameters()) == []
     with torch.device("meta"):
@@ -199,6 +192,16 @@ def test_value_is_float32_under_bfloat16(projector):
     torch.testing.assert_close(near, exact, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize(("projector_dim", "width"), [(None, 24), (40, 40)])
+def test_width_of_the_projector(projector_dim, width):
+    loss = RepaLoss(PatchMeans(), projector_dim=projector_dim)
+    loss.connect(Sized(24, 4))
+    shapes = [tuple(value.shape) for value in loss.parameters() if value.ndim == 2]
+    assert shapes == [(width, 24), (width, width), (3, width)]
+    with pytest.raises(UserError, match="projector_dim must be at least 1, got 0"):
+        RepaLoss(PatchMeans(), projector_dim=0)
+
+
 def test_only_the_projector_is_saved_and_it_comes_back():
     loss = perturb(connected(8))
     loss.teacher.load(CPU)
@@ -262,7 +265,7 @@ def test_too_small_a_teacher_size_is_refused():
 def test_with_a_real_network_and_a_dinov3(tmp_path, library):
     teacher, network = save_dinov3(tmp_path, library), perturb(tiny_network())
     assert isinstance(teacher, Frozen)
-    loss = RepaLoss(teacher)
+    loss = RepaLoss(teacher, projector_dim=64)
     loss.connect(network)
     image = randn(2, 4, 6, 3).clamp(-1, 1)
     sample = sample_of(image)
