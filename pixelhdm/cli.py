@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelhdm.cache_text_cli import CacheTextCLI
 from pixelhdm.callbacks.checkpoint import Interrupted
+from pixelhdm.convert import FROM, convert
 from pixelhdm.data.prepare.prepare import prepare, spelled_out
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.demo.command import demo
@@ -28,7 +29,15 @@ from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.trainer_cli import PixelHDMCLI, SaveConfig
 
 # Those that need no trainer.
-COMMANDS = {"ema": reconstruct_ema, "prepare": prepare, "export": export, "demo": demo}
+COMMANDS = {
+    "ema": reconstruct_ema,
+    "prepare": prepare,
+    "export": export,
+    "demo": demo,
+    "convert": convert,
+}
+# Flags that no argument of a function can be called, with the argument that they stand for.
+RESERVED = {"from": ("family", FROM)}
 
 
 def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
@@ -47,8 +56,8 @@ def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
             "epilog": "Beside these: main.py ema, an average of another length from a run's "
             "snapshots; main.py prepare, images of any kind as shards to train on; main.py "
             "cache-text, their captions as a text encoder's states; main.py export, a trained "
-            "model as a folder that draws; main.py demo, a page in the browser that draws. Each "
-            "has its own --help.",
+            "model as a folder that draws; main.py convert, published weights as a run of ours; "
+            "main.py demo, a page in the browser that draws. Each has its own --help.",
             **command_line.usages(),
         },
     )
@@ -101,11 +110,17 @@ def run_command(name: str, function: Callable[..., None]) -> None:
         description=inspect.getdoc(function).split("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_function_arguments(function, as_group=False, sub_configs=True)
-    if "config" not in inspect.signature(function).parameters:
+    taken = inspect.signature(function).parameters
+    reserved = {flag: own for flag, own in RESERVED.items() if own[0] in taken}
+    for flag, (name, text) in reserved.items():
+        parser.add_argument(f"--{flag}", type=taken[name].annotation, required=True, help=text)
+    skipped = {name for name, _ in reserved.values()}
+    parser.add_function_arguments(function, as_group=False, sub_configs=True, skip=skipped)
+    if "config" not in taken:
         parser.add_argument("--config", action="config", help="File with these arguments.")
     given = parser.instantiate(parser.parse_args(sys.argv[2:])).as_dict()
-    function(**{key: given[key] for key in inspect.signature(function).parameters})
+    given |= {name: given[flag] for flag, (name, _) in reserved.items()}
+    function(**{key: given[key] for key in taken})
     sys.stdout.flush()  # a reader that is gone is noticed here, not at the end of the process
 
 
