@@ -23,9 +23,8 @@ class CacheTextCLI(PixelHDMCLI):
     and builds these alone.
     """
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": PixelHDMCLI.subcommands()["fit"]}
+    def subcommands(self) -> dict[str, set[str]]:
+        return {"fit": super().subcommands()["fit"]}
 
     @classmethod
     def usages(cls) -> dict[str, dict[str, str]]:

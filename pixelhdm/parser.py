@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import Namespace
@@ -41,7 +42,13 @@ MANY = 8  # more names than this say nothing
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one sentence that names key, value and the nearest
     valid name.
+
+    Attributes:
+        other_parsers: makes the parsers of subcommands that this one could have and was built
+            without, by name.
     """
+
+    other_parsers: Callable[[], dict[str, "Parser"]] = staticmethod(dict)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -101,8 +108,12 @@ class Parser(LightningArgumentParser):
     def owners(self, name: str) -> list[str]:
         """The subcommands that take an option which another one does not know."""
         head, whole = name.split(".")[0], getattr(self, "parent_parser", None) or self
-        parsers = whole.subcommand_parsers().items()
-        return [owner for owner, parser in parsers if f"--{head}" in parser._option_string_actions]
+        parsers = whole.subcommand_parsers() | whole.other_parsers()
+        return sorted(
+            owner
+            for owner, parser in parsers.items()
+            if f"--{head}" in parser._option_string_actions
+        )
 
     def class_suggestion(self, wrong: "WrongClass") -> str:
         """The classes that fit where one does not, or nothing where the errors do not tell what is

@@ -40,6 +40,7 @@ from pixelhdm.inference.seeds import Generators, each, seeds_of, texts, whole
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.inference.watch import Stopped, Watch
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.positioned_text_conditioner import PositionedTextConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.jit import JiT, TextJiT
@@ -48,7 +49,8 @@ from pixelhdm.models.pixelhdm import PixelHDM
 
 # Imported so that a config may call them by their bare names.
 NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
-BY_NAME = (ClassConditioner, TextConditioner, *NETWORKS)
+CONDITIONERS = (ClassConditioner, TextConditioner, PositionedTextConditioner)
+BY_NAME = (*CONDITIONERS, *NETWORKS)
 OutputType = Literal["pil", "numpy", "tensor"]
 DRAWING_TYPES = {"sampler": Sampler, "guidance": Guidance, "time_grid": TimeGrid}
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

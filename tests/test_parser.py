@@ -109,7 +109,7 @@ def test_what_a_file_has_in_the_wrong_place_is_told(error, tmp_path_factory, tex
             "--model.schedule=Schedule",
             "neither base nor incomplete, got Schedule. Known: C",
         ),
-        ("--model.network=PixelHDN", "got PixelHDN. Did you mean PixelHDM?"),
+        ("--model.network=PixelHDN", "got PixelHDN. Did you mean PixelHDM or PixelDiT?"),
         ("--model.conditioner=Foo", "Known: ClassConditioner, "),
         ("--model.conditioner=Conditioner", "got: Can't instantiate abstract class Conditioner"),
         ("--model.network=Network", "neither base nor incomplete, got Network. Known: "),
