@@ -21,6 +21,7 @@ FOLDER, ENDING = "checkpoints", ".ckpt"
 LOADABLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
 WHOLE = (*LOADABLE, "training")
 RECONSTRUCTION = "reconstruction"  # part of a file that the command `ema` wrote
+CONVERTED = "converted"  # part of one that `convert` wrote: source and licence of the weights
 EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX = "ema.", "loss.", "profiles."
 
 

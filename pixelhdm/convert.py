@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from pixelhdm.checkpoints import EMA_PREFIX
-from pixelhdm.converting.families import TEXT_KINDS, Family, checked_kind, plan_of
+from pixelhdm.converting.families import (
+    TEXT_KINDS,
+    TEXT_PIXELDIT,
+    Family,
+    checked_kind,
+    plan_of,
+)
 from pixelhdm.converting.files import Copies, read_copies
 from pixelhdm.converting.folder import check_empty, write_folder
 from pixelhdm.converting.instruction import read_text
@@ -78,7 +84,8 @@ def convert(
     state = state_of(copies, plan, weights, f"{kind} in {ckpt}")
     drawing = drawing_of(family, kind, plan, side, copies.step)
     text = config_text(family, plan, drawing, side, out, Path(ckpt).name)
-    write_folder(Path(out), state, copies.step, Path(ckpt).name, text)
+    origin = {"source": Path(ckpt).name, "licence": LICENCES[family]}
+    write_folder(Path(out), state, copies.step, origin, text)
     report(family, kind, plan, copies, weights, state, out)
 
 
@@ -144,6 +151,11 @@ def report(
     if len(kept) == 1:
         print(f"They are the raw weights and the average of the folder at once ({kept[0]}).")
     print(f"Licence of the weights: {LICENCES[family]}.")
+    if kind == TEXT_PIXELDIT and "instruction" not in plan.conditioner["init_args"]:
+        print(
+            "These weights were trained with an instruction before every caption, which their "
+            "repository has; without --instruction captions are understood worse."
+        )
     config, main = str(Path(out) / CONFIG), ["python", "main.py"]
     base = f"configs_{'t2i' if kind in TEXT_KINDS else 'c2i'}/base.yaml"
     start = ["--model.init_from", out, "--trainer.default_root_dir", "runs/YOURS"]

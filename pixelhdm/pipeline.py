@@ -40,7 +40,10 @@ from pixelhdm.inference.seeds import Generators, each, seeds_of, texts, whole
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.inference.watch import Stopped, Watch
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
-from pixelhdm.models.conditioners.positioned_text_conditioner import PositionedTextConditioner
+from pixelhdm.models.conditioners.positioned_text_conditioner import (
+    GemmaConditioner,
+    PositionedTextConditioner,
+)
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.jit import JiT, TextJiT
@@ -49,7 +52,7 @@ from pixelhdm.models.pixelhdm import PixelHDM
 
 # Imported so that a config may call them by their bare names.
 NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
-CONDITIONERS = (ClassConditioner, TextConditioner, PositionedTextConditioner)
+CONDITIONERS = (ClassConditioner, TextConditioner, PositionedTextConditioner, GemmaConditioner)
 BY_NAME = (*CONDITIONERS, *NETWORKS)
 OutputType = Literal["pil", "numpy", "tensor"]
 DRAWING_TYPES = {"sampler": Sampler, "guidance": Guidance, "time_grid": TimeGrid}

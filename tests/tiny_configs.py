@@ -20,7 +20,8 @@ NETWORKS = {
     "JiT": PATCHES | {"depth": 4, "in_context_len": 2, "in_context_start": 1},
     "TextJiT": PATCHES | {"depth": 2, "text_depth": 1},
 }
-OPTIONAL = {"bottleneck_dim": 8, "learned_grid": 2}  # made small where the config has them
+BOTTLENECK, GRID = {"bottleneck_dim": 8}, {"learned_grid": 2}
+OPTIONAL = {"JiT": BOTTLENECK, "TextJiT": BOTTLENECK}  # made small where the config has them
 EXTRA = {"LpipsLoss": {"source": "vgg16.pth"}}
 
 
@@ -58,7 +59,8 @@ def tiny(config: Path) -> tuple[list[Path], dict[str, Any], dict[str, Any]]:
     name = model["network"]["class_path"]
     if name in NETWORKS:
         given = model["network"].get("init_args", {})
-        optional = {key: value for key, value in OPTIONAL.items() if given.get(key) is not None}
+        small = OPTIONAL.get(name, GRID)
+        optional = {key: value for key, value in small.items() if given.get(key) is not None}
         own["network"] = {"class_path": name, "init_args": NETWORKS[name] | optional}
     if "conditioner" in own:
         own["conditioner"]["class_path"] = model["conditioner"]["class_path"]

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 from torch import Tensor
 
-from pixelhdm.checkpoints import ENDING, FOLDER, AtomicCheckpointIO
+from pixelhdm.checkpoints import CONVERTED, ENDING, FOLDER, AtomicCheckpointIO
 from pixelhdm.errors import UserError
 from pixelhdm.files import TEMPORARY
 from pixelhdm.inference.exports.trained import CONFIG
@@ -23,15 +23,19 @@ def check_empty(out: Path) -> None:
         raise UserError(f"out must be a new or empty folder, got {out}, which {what}.")
 
 
-def write_folder(out: Path, state: dict[str, Tensor], step: int, source: str, config: str) -> None:
-    """Write a checkpoint and its config, both or none."""
+def write_folder(
+    out: Path, state: dict[str, Tensor], step: int, origin: dict[str, str], config: str
+) -> None:
+    """Write a checkpoint and its config, both or none; `origin` tells where the weights are from
+    and what licence they have.
+    """
     with appearing(out) as folder:
         file = folder / FOLDER / f"step_{step:08d}{ENDING}"
-        AtomicCheckpointIO().save_checkpoint(content(state, step, source), file)
+        AtomicCheckpointIO().save_checkpoint(content(state, step, origin), file)
         (folder / CONFIG).write_text(config, encoding="utf-8")
 
 
-def content(state: dict[str, Tensor], step: int, source: str) -> dict[str, Any]:
+def content(state: dict[str, Tensor], step: int, origin: dict[str, str]) -> dict[str, Any]:
     """A checkpoint that draws and that a new run starts from; none that a run goes on from."""
     return {
         "state_dict": state,
@@ -41,7 +45,7 @@ def content(state: dict[str, Tensor], step: int, source: str) -> dict[str, Any]:
         "loops": None,  # Lightning looks for those of predict in any other value
         "optimizer_states": [],
         "callbacks": {},
-        "converted_from": source,
+        CONVERTED: origin,
     }
 
 

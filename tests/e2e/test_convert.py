@@ -38,7 +38,6 @@ def same_pictures(pipe: PixelHDMPipeline, names: list[str], **asked: object) -> 
 
 
 def test_a_converted_model_draws_and_trains_on(run, quickstart):
-    Path("data").symlink_to(quickstart.parent / "data")
     raw, ema = (pixeldit.make_state(seed=number) for number in (0, 1))
     files.save_lightning(Path("xl.ckpt"), raw, ema, step=5)
     said = run("convert", "--from=pixeldit", "--ckpt=xl.ckpt", "--out=model", "--image_size=8")
@@ -49,6 +48,15 @@ def test_a_converted_model_draws_and_trains_on(run, quickstart):
     pipe = PixelHDMPipeline.from_checkpoint("model", device="cpu")
     names = [f"class000{number}_seed000000.png" for number in (1, 7)]
     same_pictures(pipe, names, class_labels=[1, 7])
+    pipe.save_pretrained("exported")
+    card = Path("exported/README.md").read_text(encoding="utf-8")
+    for words in (
+        "license: other",
+        "from published weights, converted",
+        "xl.ckpt",
+        "NVIDIA NSCLv1",
+    ):
+        assert words in card
     fit = ("fit", "-c", ROOT / "configs_c2i/quickstart.yaml", "-c", "model/config.yaml", *FAST)
     run(*fit, *TUNED, "--model.init_from=model", "--trainer.default_root_dir=tuned")
     with pytest.raises(UserError, match=r"without training\. If it holds weights alone"):

@@ -9,6 +9,7 @@ from pixelhdm.inference.exports.exported import Description, settings_in
 from pixelhdm.models.encoders.text_files import PACKAGE
 
 CARD, SAMPLES = "README.md", "samples.png"
+CONVERTED = "converted from"  # name of a training's fact
 WORDS = "a lighthouse in a storm, oil on canvas"
 
 
@@ -29,10 +30,14 @@ def model_card(known: Description, num_weights: int, has_samples: bool, name: st
         "tags": ["pixelhdm", "diffusion", "flow-matching", "pixel-space", "image-generation"],
     }
     drawn = "prompts" if is_text else "classes"
+    made = "trained with PixelHDM"
+    if CONVERTED in known.facts:
+        made = "from published weights, converted for PixelHDM"
+        front["license"] = "other"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {name or short_name(known.model['network'])}, {known.height} x {known.width} pixels\n",
-        f"A diffusion model on pixels that draws {drawn}, trained with PixelHDM. Weights as "
+        f"A diffusion model on pixels that draws {drawn}, {made}. Weights as "
         "safetensors, settings as JSON: nothing here is a pickle, and no code of this folder is "
         "run.\n",
     ]

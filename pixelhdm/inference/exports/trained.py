@@ -8,6 +8,7 @@ import yaml
 from torch import Tensor
 
 from pixelhdm.checkpoints import (
+    CONVERTED,
     RECONSTRUCTION,
     Weights,
     choose_weights,
@@ -31,6 +32,7 @@ class Trained(NamedTuple):
         state: these weights.
         step: optimizer steps; None where the checkpoint does not say.
         sigma_rel: length of the average, where the command ema made it.
+        origin: source and licence of published weights, where the command convert wrote them.
     """
 
     file: Path
@@ -39,6 +41,7 @@ class Trained(NamedTuple):
     state: dict[str, Tensor]
     step: int | None
     sigma_rel: float | None
+    origin: dict[str, str]
 
     def setting(self, name: str) -> Any:
         """A dotted setting as the last config that has it says; None where none has."""
@@ -78,7 +81,8 @@ def read_trained(ckpt_path: str | Path, config: Configs, weights: Weights) -> Tr
     checkpoint = read_checkpoint(file)
     state = choose_weights(checkpoint["state_dict"], weights, file, "--weights raw")
     sigma_rel = checkpoint.get(RECONSTRUCTION, {}).get("sigma_rel")
-    return Trained(file, configs, weights, state, checkpoint.get("global_step"), sigma_rel)
+    origin = checkpoint.get(CONVERTED, {})
+    return Trained(file, configs, weights, state, checkpoint.get("global_step"), sigma_rel, origin)
 
 
 def setting_in(configs: list[dict[str, Any]], name: str) -> Any:

@@ -16,7 +16,9 @@ def training_facts(found: Trained) -> dict[str, str]:
     record = read_record(found)
     rate = found.setting("model.optimizer.init_args.lr")
     facts = {
-        "optimizer steps": found.step,
+        "converted from": found.origin.get("source"),
+        "licence of the weights": found.origin.get("licence"),
+        "optimizer steps": found.step or None,
         "weights": average(found) if found.weights == "ema" else "raw",
         "images seen": images_seen(found, record),
         "batch size": batch_size(found, record),
