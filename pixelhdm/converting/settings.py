@@ -23,6 +23,7 @@ LICENCES = {
 }
 WHOLE_TRAINING = 1_200_000  # steps; PixelDiT-XL's files of 80 and 160 epochs have fewer
 LARGE = 512  # pixels: the larger of two published sizes
+AFTER, BEFORE = 0.101, 0.899  # ends that the published intervals 0.1 … 0.9 leave out, and steps hit
 
 
 class Drawing(NamedTuple):
@@ -69,15 +70,15 @@ def pixeldit_drawing(side: int, step: int) -> Drawing:
     if side >= LARGE:
         return Drawing(flow_of("v", time_shift=3.0), sampler, 3.5, (0.1, 1.0), 2.0)
     if 0 < step < WHOLE_TRAINING:
-        return Drawing(flow_of("v"), sampler, 3.25, (0.1, 1.0))
-    return Drawing(flow_of("v"), sampler, 2.75, (0.1, 0.9))
+        return Drawing(flow_of("v"), sampler, 3.25, (AFTER, 1.0))
+    return Drawing(flow_of("v"), sampler, 2.75, (AFTER, BEFORE))
 
 
 def jit_drawing(plan: Plan, mean_std: dict[str, float]) -> Drawing:
     """JiT's, by depth; its noise grows with the side of the images beyond 256 px."""
     scale = {12: 2.9, 24: 2.4}.get(plan.network["init_args"]["depth"], 2.2)
     flow = flow_of("x", noise_scale=max(1.0, plan.side / 256), **mean_std)
-    return Drawing(flow, ("HeunSampler", {"num_steps": 50}), scale, (0.1, 1.0))
+    return Drawing(flow, ("HeunSampler", {"num_steps": 50}), scale, (AFTER, 1.0))
 
 
 def flow_of(prediction: str, **settings: float) -> dict[str, Any]:

@@ -54,13 +54,13 @@ def test_published_shapes_tell_the_published_network(name, family, shapes, count
 @pytest.mark.parametrize(
     ("sizes", "family", "side", "step", "expected"),
     [
-        (pixeldit.XL, "pixeldit", 256, 1_600_000, ("AdamsSampler", 100, 2.75, [0.1, 0.9], 1.0)),
-        (pixeldit.XL, "pixeldit", 256, 0, ("AdamsSampler", 100, 2.75, [0.1, 0.9], 1.0)),
-        (pixeldit.XL, "pixeldit", 256, 400_000, ("AdamsSampler", 100, 3.25, [0.1, 1.0], 1.0)),
+        (pixeldit.XL, "pixeldit", 256, 1_600_000, ("AdamsSampler", 100, 2.75, [0.101, 0.899], 1.0)),
+        (pixeldit.XL, "pixeldit", 256, 0, ("AdamsSampler", 100, 2.75, [0.101, 0.899], 1.0)),
+        (pixeldit.XL, "pixeldit", 256, 400_000, ("AdamsSampler", 100, 3.25, [0.101, 1.0], 1.0)),
         (pixeldit.XL, "pixeldit", 512, 9, ("AdamsSampler", 100, 3.5, [0.1, 1.0], 2.0)),
         (pixeldit.T2I, "pixeldit_t2i", 1024, 0, ("DPM2MSampler", 50, 2.75, [0.0, 1.0], 4.0)),
         (pixeldit.T2I, "pixeldit_t2i", 512, 0, ("DPM2MSampler", 50, 2.75, [0.0, 1.0], 3.0)),
-        (jit.JIT_B, "jit", 256, 0, ("HeunSampler", 50, 2.9, [0.1, 1.0], 1.0)),
+        (jit.JIT_B, "jit", 256, 0, ("HeunSampler", 50, 2.9, [0.101, 1.0], 1.0)),
         (jit.PIXELGEN_XL, "pixelgen", 256, 0, ("HeunSampler", 50, 2.25, [0.1, 0.9], 2.0)),
         (jit.JIT_L, "pixelgen", 256, 0, ("EulerSampler", 50, 1.0, [0.0, 1.0], 1.0)),
         (jit.PIXELGEN_T2I, "pixelgen", 512, 0, ("AdamsSampler", 25, 4.0, [0.0, 1.0], 3.0)),
