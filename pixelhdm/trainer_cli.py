@@ -268,6 +268,12 @@ class PixelHDMCLI(LightningCLI):
         check_at_least(0, seed_everything=self.config[self.subcommand].seed_everything)
         super()._set_seed()
 
+    def _dump_config(self) -> None:
+        """Give no hyperparameters to keep: no part does, and Lightning would write out the whole
+        config for them.
+        """
+        self.config_dump = {}
+
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint never changes the config (Lightning's own would merge its
         hyperparameters).

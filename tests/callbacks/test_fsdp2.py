@@ -1,9 +1,6 @@
 """ZClip, SkipNonFinite and EMA in two processes, by FSDP2 and by DDP: the run is that of one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +9,8 @@ import torch
 from pixelhdm.callbacks.non_finite import FILE
 from pixelhdm.snapshots import read_snapshot, snapshots_of
 from tests.callbacks import fsdp2_run
+from tests.e2e.life import Life
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
 
 
@@ -21,21 +18,9 @@ pytestmark = pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
 def folder(tmp_path_factory) -> Path:
     """The folder with what two processes found, in fsdp2/ and ddp/, and one process, in one/."""
     folder = tmp_path_factory.mktemp("runs")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
-    two = subprocess.Popen(
-        [sys.executable, *launcher, fsdp2_run.__file__, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | settings,
-    )
-    try:
-        found = fsdp2_run.train(folder / "one")
-        said, _ = two.communicate(timeout=200)
-    finally:
-        two.terminate()
-    assert two.returncode == 0, said
+    two = Life(folder, processes=2, folder=folder, script=Path(fsdp2_run.__file__))
+    found = fsdp2_run.train(folder / "one")
+    two.end()
     torch.save(found, folder / "one" / "found.pt")
     return folder
 

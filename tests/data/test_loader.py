@@ -310,7 +310,7 @@ def test_the_executor_changes_nothing(executor):
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_a_process_that_never_gets_an_image_keeps_in_step(executor):
     """Eight slots for each of two processes, six images: the second has none, for ever."""
-    sharing = Sharing(1, 2, num_workers=2, executor=executor)
+    sharing = Sharing(1, 2, num_workers=1, executor=executor)
     of = EpochLoader(bucketed(Numbers(6)), [8], RandomPlan(), 0, True, sharing)
     batches = take(of, 5)
     of.close()

@@ -1,6 +1,7 @@
 """The real command line, in this process or in its own."""
 
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pixelhdm import cli
+from pixelhdm.callbacks import throughput
 from pixelhdm.models.encoders.dino import DINOv3
 from tests.e2e.life import ROOT, fit
 
@@ -21,6 +23,7 @@ QUICKSTART = [
     str(ROOT / "configs_c2i/quickstart.yaml"),
     "-c",
     str(ROOT / "tests/offline.yaml"),
+    "--trainer.limit_val_batches=2",  # of 23, which take longer than all training
 ]
 QUICK = [
     *QUICKSTART,
@@ -28,10 +31,15 @@ QUICK = [
     "--sample_images.every_n_steps=0",
 ]  # training alone
 
+measured_once = functools.cache(throughput.quick_peak)
+
 
 @pytest.fixture(autouse=True)
-def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test works in its own folder, where data/ and runs/ appear."""
+def run_folder(tmp_path: Path, quickstart: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in its own folder, where the digits lie as a run has left them, to be
+    written only once, and runs/ appears.
+    """
+    shutil.copytree(quickstart / "data", tmp_path / "data", copy_function=os.link)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,6 +47,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run the command line here and return what it printed; a SystemExit passes through."""
+    monkeypatch.setattr(throughput, "quick_peak", measured_once)
 
     def call(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
@@ -50,16 +59,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs/ of a quick run."""
+    """The folder of a quick run, with runs/ and data/."""
     folder = tmp_path_factory.mktemp("quickstart")
     fit(*QUICKSTART, folder=folder)
-    return folder / "runs"
+    return folder
 
 
 @pytest.fixture
 def trained(run_folder: Path, quickstart: Path) -> None:
     """runs/quickstart is there as `fit` leaves it."""
-    shutil.copytree(quickstart, "runs")
+    shutil.copytree(quickstart / "runs", "runs")
 
 
 def start(

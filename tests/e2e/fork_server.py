@@ -1,15 +1,43 @@
 """A process that has imported everything and is forked into runs of the command line or of another
 script; life.py asks it to. What becomes a run is the main program as if it had just been started,
-up to its last exit.
+up to its last exit, but for the interpreter's own end.
 """
 
+import atexit
+import contextlib
+import functools
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
+
+CONFIG = Path(__file__).parents[2] / "configs_c2i/quickstart.yaml"
+MODULES = (
+    "pixelhdm.cli",
+    "tests.e2e.watch",
+    "torch.utils.tensorboard",
+    "transformers.models.dinov3_vit.modeling_dinov3_vit",
+)
+
+CODE: list[int] = []  # what a run ends with
+
+
+def warm_up() -> None:
+    """Do once what each run would do anew: import what a run imports late, fill jsonargparse's
+    caches with the types of a command line, and measure the processor.
+    """
+    cli, *_ = [importlib.import_module(module) for module in MODULES]
+    sys.argv = ["main.py", "fit", "-c", str(CONFIG), "--print_config"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli.main()
+    torch, throughput = sys.modules["torch"], sys.modules["pixelhdm.callbacks.throughput"]
+    throughput.quick_peak = functools.cache(throughput.quick_peak)
+    throughput.quick_peak(torch.device("cpu"), torch.float32)
 
 
 def serve() -> dict[str, Any]:
@@ -42,9 +70,27 @@ def become(run: dict[str, Any]) -> None:
     sys.argv = [run["script"], *run["arguments"]]
 
 
+def run(script: str) -> None:
+    """Run a script and note its exit code."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+        CODE.append(0)
+    except SystemExit as end:
+        CODE.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
+def leave() -> None:
+    """End a run at once: to take modules apart would copy all that it shares with the server."""
+    if CODE:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(*CODE)
+
+
 if __name__ == "__main__":
-    for module in ("pixelhdm.cli", "tests.e2e.watch"):
-        importlib.import_module(module)
-    gc.freeze()  # what is imported; else the end of each run would look through and copy it all
+    atexit.register(leave)  # before all others, so that it is called after them
+    warm_up()
+    gc.freeze()  # what is imported; else garbage collection in each run would look through it all
     become(serve())
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    run(sys.argv[0])

@@ -37,7 +37,7 @@ def same_pictures(pipe: PixelHDMPipeline, names: list[str], **asked: object) -> 
         assert np.abs(np.asarray(image).astype(int) - expected).max() <= 1
 
 
-def test_a_converted_model_draws_and_trains_on(run, quickstart):
+def test_a_converted_model_draws_and_trains_on(run):
     raw, ema = (pixeldit.make_state(seed=number) for number in (0, 1))
     files.save_lightning(Path("xl.ckpt"), raw, ema, step=5)
     said = run("convert", "--from=pixeldit", "--ckpt=xl.ckpt", "--out=model", "--image_size=8")

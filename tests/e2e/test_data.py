@@ -164,8 +164,9 @@ def assert_same_end(folder: str | Path, other: str | Path) -> None:
 
 def test_processes_share_each_step(whole, config):
     """Two started by the real launcher, four as it starts them."""
-    launched = start("fit", *config, *RECORD, *of_processes(2, "2"), processes=2)
-    fit(*config, *RECORD, *of_processes(4, "4"), processes=4)
+    flags = [*config, *RECORD, "--checkpoint.every_n_steps=0"]
+    launched = start("fit", *flags, *of_processes(2, "2"), processes=2)
+    fit(*flags, *of_processes(4, "4"), processes=4)
     finish(launched)
     for world in (2, 4):
         ranks = [batches(str(world), rank) for rank in range(world)]

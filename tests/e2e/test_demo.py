@@ -35,7 +35,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def served(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     """The page of a quick run and its address."""
-    pipe = command.read_pipeline(str(quickstart / "quickstart"), None, "ema", "cpu", None)
+    pipe = command.read_pipeline(str(quickstart / "runs/quickstart"), None, "ema", "cpu", None)
     page = page_module.Page(Studio(pipe, tmp_path_factory.mktemp("drawn"), "quickstart"))
     port = free_port()
     command.open_page(page, "127.0.0.1", port, share=False)

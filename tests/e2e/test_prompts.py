@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from pixelhdm.module import PixelHDMModule
-from tests.e2e.conftest import QUICKSTART, finish, start
+from tests.e2e.conftest import QUICKSTART
 from tests.e2e.drawn import TEXT, Links, facts, files, pixels, save_text_checkpoint
+from tests.e2e.life import Life
 
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 LINES = [
@@ -209,7 +210,7 @@ def test_two_processes_share_prompts_of_several_kinds(draw):
     (Path("two") / "00001_seed000000.png").write_bytes(
         (Path("one") / "00001_seed000000.png").read_bytes()
     )
-    output = finish(start("predict", *flags, processes=2))
+    output = Life("predict", *flags, processes=2).end()
     assert "Drew 2 images, 1 were there already" in output
     assert files("one") == files("two")
     for name, image in pixels("one").items():

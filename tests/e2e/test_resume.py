@@ -23,11 +23,13 @@ from tests.e2e.life import Life, fit
 
 LONG = [
     *QUICKSTART,
-    "--trainer.max_steps=260",
+    "--data.batch_size=16",
+    "--trainer.max_steps=180",
     "--checkpoint.every_n_steps=20",
     "--trainer.val_check_interval=50",
     "--sample_images.every_n_steps=50",
-]  # more than one epoch of 203 steps
+]  # more than one epoch of 102 steps
+FEW = [*QUICKSTART, "--data.train.split=val"]  # 180 images
 
 # It counts the epoch that a run resumed at an epoch's end begins and leaves at once, and in the
 # epoch of a resumed run the batches of a validation that is not repeated.
@@ -56,19 +58,19 @@ def whole(tmp_path_factory) -> dict:
     """The end of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     fit(*LONG, "--trainer.default_root_dir=run", folder=folder)
-    return checkpoint(folder / "run", 260)
+    return checkpoint(folder / "run", 180)
 
 
 def test_killed_run_resumes_bit_identically(whole):
     """SIGKILL twice, once in each epoch; then weights, EMA, optimizer, RNG, data position and loops
     are equal, at the end of a process that Python has started anew.
     """
-    for step, more in ((40, []), (220, ["--ckpt_path=last"])):
+    for step, more in ((40, []), (120, ["--ckpt_path=last"])):
         life = alive_at(step, "killed", *more)
         life.send(signal.SIGKILL)
         life.end(-signal.SIGKILL)
     finish(start("fit", *LONG, "--trainer.default_root_dir=killed", "--ckpt_path=last"))
-    assert differences(whole, checkpoint("killed", 260)) == []
+    assert differences(whole, checkpoint("killed", 180)) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -79,7 +81,7 @@ def test_interrupted_run_saves_and_says_how_to_go_on(whole, signum):
     assert "--ckpt_path last" in output
     assert "Traceback" not in output
     fit(*LONG, "--trainer.default_root_dir=stopped", "--ckpt_path=last")
-    assert differences(whole, checkpoint("stopped", 260)) == []
+    assert differences(whole, checkpoint("stopped", 180)) == []
 
 
 def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
@@ -101,20 +103,20 @@ def test_kill_while_a_checkpoint_is_written_leaves_no_torn_file():
 def test_epoch_end_and_accumulation_resume_exactly():
     """A checkpoint on an epoch's last step, with two batches a step."""
     flags = [
-        *QUICKSTART,
+        *FEW,
         "--trainer.max_steps=-1",
         "--trainer.max_epochs=3",
         "--checkpoint.every_n_steps=1",
     ]
     flags += [
         "--trainer.accumulate_grad_batches=2",
-        "--data.batch_size=404",
+        "--data.batch_size=40",
         "--trainer.val_check_interval=2",
     ]
     fit(*flags, "--trainer.default_root_dir=whole")
     middle = Path(
         "whole/checkpoints/step_00000002.ckpt"
-    ).resolve()  # 1,617 images: 5 batches, 3 steps an epoch
+    ).resolve()  # 180 images: 5 batches, 3 steps an epoch
     fit(*flags, "--trainer.default_root_dir=middle", f"--ckpt_path={middle}")
     end = middle.with_name("step_00000003.ckpt")
     fit(*flags, "--trainer.default_root_dir=end", f"--ckpt_path={end}")
@@ -123,9 +125,9 @@ def test_epoch_end_and_accumulation_resume_exactly():
         assert [key for key in different if not COUNTS_OF_LIGHTNING.search(key)] == []
 
 
-ACCUMULATED = [  # 1,617 images: 5 batches and 3 steps an epoch
-    *QUICKSTART,
-    "--data.batch_size=404",
+ACCUMULATED = [  # 180 images: 5 batches and 3 steps an epoch
+    *FEW,
+    "--data.batch_size=40",
     "--trainer.accumulate_grad_batches=2",
     "--trainer.max_steps=-1",
     "--trainer.max_epochs=3",
@@ -191,20 +193,22 @@ def test_a_resumed_runs_config_is_that_of_the_run(trained, run):
     assert Path("again/checkpoints/step_00000012.ckpt").exists()
 
 
-@pytest.mark.parametrize("step", [4, 5, 7])  # in an epoch of 5 steps, at its end, in the next
-def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run, step):
+def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run):
     """As advised where memory does not suffice; each image still comes once an epoch."""
-    flags = [*QUICK, "--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    flags = [*QUICK, "--data.train.split=val", "--trainer.max_steps=10"]
+    flags += ["--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
     flags += ["--trainer.val_check_interval=50", "--checkpoint.every_n_steps=1"]
-    run("fit", *flags, "--data.batch_size=360", "--trainer.max_steps=10")
-    file = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
-    flags += ["--data.batch_size=120", "--trainer.accumulate_grad_batches=3", file]
-    run("fit", *flags, "--trainer.max_steps=10", "--trainer.default_root_dir=thirds")
-    whole, thirds = (checkpoint(folder, 10) for folder in ("runs/quickstart", "thirds"))
-    for key, value in whole["state_dict"].items():
-        torch.testing.assert_close(thirds["state_dict"][key], value, rtol=1e-4, atol=1e-5)
-    assert thirds["PixelHDMDataModule"]["epoch"] == whole["PixelHDMDataModule"]["epoch"]
-    assert thirds["epoch"] == whole["epoch"]
+    run("fit", *flags, "--data.batch_size=42")
+    flags += ["--data.batch_size=14", "--trainer.accumulate_grad_batches=3"]
+    whole = checkpoint("runs/quickstart", 10)
+    for step in (4, 5, 7):  # in an epoch of 5 steps, at its end, in the next
+        file = f"--ckpt_path=runs/quickstart/checkpoints/step_{step:08d}.ckpt"
+        run("fit", *flags, file, f"--trainer.default_root_dir=from{step}")
+        thirds = checkpoint(f"from{step}", 10)
+        for key, value in whole["state_dict"].items():
+            torch.testing.assert_close(thirds["state_dict"][key], value, rtol=1e-4, atol=1e-5)
+        assert thirds["PixelHDMDataModule"]["epoch"] == whole["PixelHDMDataModule"]["epoch"]
+        assert thirds["epoch"] == whole["epoch"]
 
 
 def test_settings_of_the_command_line_win_on_resume(trained, run):
@@ -232,7 +236,12 @@ def test_new_run_refuses_the_folder_of_an_old_one(trained, run):
     assert Path("runs/quickstart/config.yaml").stat().st_mtime_ns == before
 
 
-BY_EPOCHS = [*QUICK, "--data.batch_size=400", "--trainer.max_steps=-1"]  # five batches an epoch
+BY_EPOCHS = [  # five batches an epoch
+    *QUICK,
+    "--data.train.split=val",
+    "--data.batch_size=40",
+    "--trainer.max_steps=-1",
+]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

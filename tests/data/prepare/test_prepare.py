@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(photos, tmp_path, whole):
         out, wait = tmp_path / f"out{trial}", 0.0
         while True:
             life = start(photos, out, num_processes=1 + trial)
-            wait += rng.uniform(0.01, 0.05)
+            wait += rng.uniform(0.005, 0.02)
             time.sleep(wait)
             code = kill(life)
             if code == 0:
