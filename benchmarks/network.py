@@ -41,12 +41,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.cpu import keep_heap
+from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.flops import count_flop, matmul_peak, synchronize
+from pixelhdm.models.jit import JiT
+from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.network import Network
 from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.models.text_jit import TextJiT
 
+NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
 CASES = ("forward", "forward+backward", "training step")
 DEFAULT = {"class_path": f"{PixelHDM.__module__}.{PixelHDM.__name__}"}
+
+
+def dotted(name: str) -> str:
+    """The class path of a network that a config calls by its bare name."""
+    kinds = {kind.__name__: kind for kind in NETWORKS}
+    return f"{kinds[name].__module__}.{name}" if name in kinds else name
 
 
 def arguments() -> tuple[ArgumentParser, Namespace]:
@@ -58,10 +69,9 @@ def arguments() -> tuple[ArgumentParser, Namespace]:
         found = ((yaml.safe_load(Path(file).read_text()) or {}).get("model") or {}).get(
             "network"
         ) or {}
-        network = {
-            "class_path": found.get("class_path", network["class_path"]),
-            "init_args": {**network.get("init_args", {}), **found.get("init_args", {})},
-        }
+        own = dotted(found.get("class_path", network["class_path"]))
+        kept = network.get("init_args", {}) if own == network["class_path"] else {}
+        network = {"class_path": own, "init_args": {**kept, **found.get("init_args", {})}}
 
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(

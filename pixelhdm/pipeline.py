@@ -46,9 +46,10 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
 )
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.models.text_jit import TextJiT
 
 # Imported so that a config may call them by their bare names.
 NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)

@@ -65,9 +65,10 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
 from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.models.text_jit import TextJiT
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.perceptual import DinoPerceptualLoss, LpipsLoss
 from pixelhdm.training.losses.repa import RepaLoss

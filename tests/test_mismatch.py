@@ -8,8 +8,9 @@ from pixelhdm.mismatch import check_fit
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMDiT
+from pixelhdm.models.text_jit import TextJiT
 from tests.models.networks import small
 from tests.stubs import randn, tiny_network
 

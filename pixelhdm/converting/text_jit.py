@@ -59,7 +59,7 @@ def text_plan(state: State) -> Plan:
         "feature_block": min(T2I_FEATURES, depth),
     }
     return Plan(
-        {"class_path": "pixelhdm.models.jit.TextJiT", "init_args": settings},
+        {"class_path": "pixelhdm.models.text_jit.TextJiT", "init_args": settings},
         {
             "class_path": f"{CONDITIONERS}.positioned_text_conditioner.PositionedTextConditioner",
             "init_args": {

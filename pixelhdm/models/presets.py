@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMPixelDiT
 from pixelhdm.models.network import Network
+from pixelhdm.models.text_jit import TextJiT
 
 
 class Published(NamedTuple):

@@ -1,9 +1,10 @@
 """Small networks of every kind that is not PixelHDM, all their numbers random."""
 
 from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.network import Network
+from pixelhdm.models.text_jit import TextJiT
 
 DIM = 32
 PIXELS = {"pixel_dim": 8, "patch_depth": 2, "pixel_depth": 2, "feature_block": 1}

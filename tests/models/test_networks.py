@@ -6,8 +6,9 @@ import torch
 from pixelhdm.errors import UserError
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT, TextJiT
+from pixelhdm.models.jit import JiT
 from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
+from pixelhdm.models.text_jit import TextJiT
 from pixelhdm.training.optim.groups import parameter_groups
 from tests.models.networks import DIM, TAKES_TOKENS, TINY, small
 from tests.stubs import perturb, randn

@@ -1,0 +1,109 @@
+"""PixelGen's text-to-image network: JiT beside a text."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelhdm.errors import check_at_least
+from pixelhdm.models.attention import NORM_EPS, ContextAttention
+from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.dit_block import ContextBlock
+from pixelhdm.models.jit import FixedPatches
+from pixelhdm.models.layers import SwiGLU, swiglu_dim
+from pixelhdm.models.linear import Linear
+from pixelhdm.models.network import GradCheckpoint
+from pixelhdm.models.patch_transformer import TIME_PERIOD, dit_block
+from pixelhdm.models.rope import grid_rotation
+
+
+class TextJiT(FixedPatches):
+    """PixelGen's text-to-image network (arXiv:2602.02493; class JiT_T2I of its repository): JiT
+    whose image tokens also attend to a text that a few blocks of its own have refined.
+
+    All blocks are steered by time and pooled condition. Padding is masked. Meant to predict x. The
+    defaults are PixelGen-XXL.
+
+    Args:
+        hidden_dim: width D of the tokens.
+        patch_size: side p of a patch in pixels.
+        depth: number of image blocks.
+        text_depth: number of text blocks.
+        num_heads: attention heads; must divide hidden_dim.
+        bottleneck_dim: width of the patch embedding's bottleneck; empty: none.
+        mlp_ratio: width of the SwiGLU layers over hidden_dim, without the two thirds.
+        feature_block: number, from 1, of the image block whose tokens a representation loss sees.
+        grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
+            of keeping them; "none", "pixel": keep them.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 1536,
+        patch_size: int = 16,
+        depth: int = 16,
+        text_depth: int = 4,
+        num_heads: int = 24,
+        bottleneck_dim: int | None = 256,
+        mlp_ratio: float = 4.0,
+        feature_block: int = 6,
+        grad_checkpoint: GradCheckpoint = "none",
+    ):
+        super().__init__(
+            hidden_dim,
+            patch_size,
+            depth,
+            bottleneck_dim,
+            TIME_PERIOD,
+            feature_block,
+            grad_checkpoint,
+        )
+        check_at_least(0, text_depth=text_depth)
+        self.text_blocks = nn.ModuleList(
+            dit_block(hidden_dim, num_heads, 1.5 * mlp_ratio) for _ in range(text_depth)
+        )
+        self.blocks = nn.ModuleList(
+            ContextBlock(
+                hidden_dim,
+                ContextAttention(hidden_dim, num_heads),
+                SwiGLU(hidden_dim, swiglu_dim(hidden_dim, 1.5 * mlp_ratio)),
+            )
+            for _ in range(depth)
+        )
+        self.head_dim = self.blocks[0].attention.head_dim
+        self.final = Linear(hidden_dim, 3 * patch_size**2)
+        self.reset_parameters()
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.final
+
+    def run_blocks(
+        self,
+        x: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        c, text, again = time + context.pooled, context.tokens.to(x.dtype), self.grad_checkpoint
+        for block in self.text_blocks:
+            text = self.run_block(block, text, c, None, context.mask, again=again == "all")
+        by = grid_rotation(*grid, self.head_dim, x.device, (float(grid[0]), float(grid[1])))
+        mask = context.mask
+        if mask is not None:
+            mask = F.pad(mask, (0, x.shape[1]), value=True)
+        features = x
+        for number, block in enumerate(self.blocks, start=1):
+            x = self.run_block(block, x, text, c, by, mask, again=again == "all")
+            if number == self.feature_block:
+                features = x
+        return x, features
+
+    def head(
+        self,
+        patches: Float[Tensor, "B L Pc"],
+        tokens: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B D"],
+        context: Context,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "B L Pc"]:
+        return self.final(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS))
