@@ -5,11 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pixelhdm.models.blocks import PixelModulation
-from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.dit_block import FinalLayer
 from pixelhdm.models.network import GradCheckpoint
 from pixelhdm.models.packing import joint_mask
-from pixelhdm.models.patch_transformer import DiTFamily, dit_block
+from pixelhdm.models.patch_transformer import DiTFamily, Given, dit_block
 from pixelhdm.models.pixel_path import PixelPath
 from pixelhdm.models.rope import grid_rotation
 
@@ -60,14 +59,11 @@ class DiT(DiTFamily):
         self.reset_parameters()
 
     def run_blocks(
-        self,
-        x: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
+        self, x: Float[Tensor, "B L D"], given: Given
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        c, length = time + context.pooled, context.tokens.shape[1]
-        by = grid_rotation(*grid, self.head_dim, x.device, self.ends, num_context=length)
+        c, context = given.steering, given.context
+        length = context.tokens.shape[1]
+        by = grid_rotation(*given.grid, self.head_dim, x.device, self.ends, num_context=length)
         mask = joint_mask(context.mask, x.shape[1], x.dtype, self.head_dim)
         x = features = torch.cat([context.tokens.to(x.dtype), x], dim=1)
         for number, block in enumerate(self.blocks, start=1):

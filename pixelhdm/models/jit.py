@@ -16,7 +16,7 @@ from pixelhdm.models.layers import (
 )
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import GradCheckpoint
-from pixelhdm.models.patch_transformer import PatchTransformer, dit_block
+from pixelhdm.models.patch_transformer import Given, PatchTransformer, dit_block
 from pixelhdm.models.positions import sincos_positions
 from pixelhdm.models.rope import grid_rotation
 
@@ -60,9 +60,9 @@ class FixedPatches(PatchTransformer):
             hidden_dim, scale=1.0, max_period=time_period, cosines_first=True, std=STD
         )
 
-    def embed(self, patches: Float[Tensor, "B L Pc"], grid: tuple[int, int]) -> Tensor:
-        tokens = self.patch_embedding(patches)
-        places = sincos_positions(*grid, self.hidden_dim, tokens.device)
+    def embed(self, given: Given) -> Float[Tensor, "B L D"]:
+        tokens = super().embed(given)
+        places = sincos_positions(*given.grid, self.hidden_dim, tokens.device)
         return tokens + rearrange(places, "h w d -> (h w) d").to(tokens.dtype)
 
     def reset_parameters(self) -> None:
@@ -141,21 +141,17 @@ class JiT(FixedPatches):
         nn.init.normal_(self.in_context_position, std=STD)
 
     def run_blocks(
-        self,
-        x: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
+        self, x: Float[Tensor, "B L D"], given: Given
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        self.check_context(context)
-        c, length, num_patches = time + context.pooled, len(self.in_context_position), x.shape[1]
-        by = grid_rotation(*grid, self.head_dim, x.device)
+        self.check_context(given.context)
+        c, length, num_patches = given.steering, len(self.in_context_position), x.shape[1]
+        by = grid_rotation(*given.grid, self.head_dim, x.device)
         features = x
         for number, block in enumerate(self.blocks):
             if number == self.in_context_start and length:
-                tokens = rearrange(context.pooled, "b d -> b 1 d") + self.in_context_position
+                tokens = rearrange(given.context.pooled, "b d -> b 1 d") + self.in_context_position
                 x = torch.cat([tokens.to(x.dtype), x], dim=1)
-                by = grid_rotation(*grid, self.head_dim, x.device, num_context=length)
+                by = grid_rotation(*given.grid, self.head_dim, x.device, num_context=length)
             x = self.run_block(block, x, c, by, again=self.grad_checkpoint == "all")
             if number + 1 == self.feature_block:
                 features = x[:, -num_patches:]
@@ -169,12 +165,5 @@ class JiT(FixedPatches):
                 "tokens. Set model.conditioner.num_tokens to 0, or use TextJiT for texts."
             )
 
-    def head(
-        self,
-        patches: Float[Tensor, "B L Pc"],
-        tokens: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "B L Pc"]:
-        return self.final(tokens, time + context.pooled)
+    def head(self, tokens: Float[Tensor, "B L D"], given: Given) -> Float[Tensor, "B L Pc"]:
+        return self.final(tokens, given.steering)

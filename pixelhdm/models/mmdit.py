@@ -4,11 +4,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pixelhdm.models.blocks import PixelModulation
-from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.dit_block import DualBlock, FinalLayer
 from pixelhdm.models.network import GradCheckpoint
 from pixelhdm.models.packing import joint_mask
-from pixelhdm.models.patch_transformer import DiTFamily, dit_block
+from pixelhdm.models.patch_transformer import DiTFamily, Given, dit_block
 from pixelhdm.models.pixel_path import PixelPath
 from pixelhdm.models.rope import grid_rotation, line_rotation
 
@@ -79,16 +78,12 @@ class MMDiT(DiTFamily):
         return self.time_embedding(1 - t.float() if self.noise_time else t)
 
     def run_blocks(
-        self,
-        x: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
+        self, x: Float[Tensor, "B L D"], given: Given
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        c, text = time + context.pooled, context.tokens.to(x.dtype)
-        by = grid_rotation(*grid, self.head_dim, x.device, self.ends)
+        c, text = given.steering, given.context.tokens.to(x.dtype)
+        by = grid_rotation(*given.grid, self.head_dim, x.device, self.ends)
         text_by = line_rotation(text.shape[1], self.head_dim, x.device)
-        mask, features = joint_mask(context.mask, x.shape[1], x.dtype, self.head_dim), x
+        mask, features = joint_mask(given.context.mask, x.shape[1], x.dtype, self.head_dim), x
         for number, block in enumerate(self.blocks, start=1):
             again = self.grad_checkpoint == "all"
             x, text = self.run_block(block, x, text, c, by, text_by, mask, again=again)

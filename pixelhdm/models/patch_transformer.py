@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from functools import partial
+from typing import NamedTuple
 
 from einops import rearrange
 from jaxtyping import Float
@@ -26,6 +27,27 @@ from pixelhdm.models.pixel_path import PixelPath
 from pixelhdm.models.positions import LearnedPositions
 
 TIME_PERIOD, TIME_STD = 10.0, 0.02  # of PixelDiT's time embedding
+
+
+class Given(NamedTuple):
+    """What a forward pass works on.
+
+    Attributes:
+        patches: the noisy image.
+        time: the time's embedding.
+        context: the embedded condition.
+        grid: rows and columns of patches.
+    """
+
+    patches: Float[Tensor, "B L Pc"]
+    time: Float[Tensor, "B D"]
+    context: Context
+    grid: tuple[int, int]
+
+    @property
+    def steering(self) -> Float[Tensor, "B D"]:
+        """What steers the blocks: time and pooled condition."""
+        return self.time + self.context.pooled
 
 
 class PatchTransformer(Network):
@@ -73,38 +95,27 @@ class PatchTransformer(Network):
         self.check_size(height, width)
         patches = patchify(z, self.patch_size).to(self.last_layer.weight.dtype)
         grid = height // self.patch_size, width // self.patch_size
-        time = self.embed_time(t)
-        tokens, features = self.run_blocks(self.embed(patches, grid), time, context, grid)
-        out = self.head(patches, tokens, time, context, grid)
+        given = Given(patches, self.embed_time(t), context, grid)
+        tokens, features = self.run_blocks(self.embed(given), given)
+        out = self.head(tokens, given)
         return Prediction(unpatchify(out, height, width, self.patch_size), features)
 
     def embed_time(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """The time's embedding."""
         return self.time_embedding(t)
 
-    def embed(self, patches: Float[Tensor, "B L Pc"], grid: tuple[int, int]) -> Tensor:
+    def embed(self, given: Given) -> Float[Tensor, "B L D"]:
         """The first tokens."""
-        return self.patch_embedding(patches)
+        return self.patch_embedding(given.patches)
 
     @abstractmethod
     def run_blocks(
-        self,
-        x: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
+        self, x: Float[Tensor, "B L D"], given: Given
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
         """Image tokens after the last block and after the feature block."""
 
     @abstractmethod
-    def head(
-        self,
-        patches: Float[Tensor, "B L Pc"],
-        tokens: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "B L Pc"]:
+    def head(self, tokens: Float[Tensor, "B L D"], given: Given) -> Float[Tensor, "B L Pc"]:
         """The output as patches."""
 
     def reset_parameters(self) -> None:
@@ -167,23 +178,18 @@ class DiTFamily(PatchTransformer):
     def last_layer(self) -> nn.Linear:
         return self.final.linear if self.pixel_path is None else self.pixel_path.final
 
-    def embed(self, patches: Float[Tensor, "B L Pc"], grid: tuple[int, int]) -> Tensor:
-        tokens = self.patch_embedding(patches)
-        return tokens if self.positions is None else tokens + self.positions(*grid)
+    def embed(self, given: Given) -> Float[Tensor, "B L D"]:
+        tokens = super().embed(given)
+        if self.positions is None:
+            return tokens
+        return tokens + self.positions(*given.grid).to(tokens.dtype)
 
-    def head(
-        self,
-        patches: Float[Tensor, "B L Pc"],
-        tokens: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "B L Pc"]:
+    def head(self, tokens: Float[Tensor, "B L D"], given: Given) -> Float[Tensor, "B L Pc"]:
         if self.pixel_path is None:
-            return self.final(tokens, time + context.pooled)
-        s = tokens + rearrange(time, "b d -> b 1 d")
+            return self.final(tokens, given.steering)
+        s = tokens + rearrange(given.time, "b d -> b 1 d")
         run = partial(self.run_block, again=self.grad_checkpoint != "none")
-        return self.pixel_path(patches, s, grid, run)
+        return self.pixel_path(given.patches, s, given.grid, run)
 
 
 def dit_block(

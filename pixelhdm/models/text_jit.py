@@ -6,13 +6,12 @@ from torch.nn import functional as F
 
 from pixelhdm.errors import check_at_least
 from pixelhdm.models.attention import NORM_EPS, ContextAttention
-from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.dit_block import ContextBlock
 from pixelhdm.models.jit import FixedPatches
 from pixelhdm.models.layers import SwiGLU, swiglu_dim
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import GradCheckpoint
-from pixelhdm.models.patch_transformer import TIME_PERIOD, dit_block
+from pixelhdm.models.patch_transformer import TIME_PERIOD, Given, dit_block
 from pixelhdm.models.rope import grid_rotation
 
 
@@ -78,32 +77,24 @@ class TextJiT(FixedPatches):
         return self.final
 
     def run_blocks(
-        self,
-        x: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
+        self, x: Float[Tensor, "B L D"], given: Given
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        c, text, again = time + context.pooled, context.tokens.to(x.dtype), self.grad_checkpoint
+        c, text, mask = given.steering, given.context.tokens.to(x.dtype), given.context.mask
+        again = self.grad_checkpoint == "all"
         for block in self.text_blocks:
-            text = self.run_block(block, text, c, None, context.mask, again=again == "all")
-        by = grid_rotation(*grid, self.head_dim, x.device, (float(grid[0]), float(grid[1])))
-        mask = context.mask
+            text = self.run_block(block, text, c, None, mask, again=again)
+        rows, columns = given.grid
+        by = grid_rotation(
+            rows, columns, self.head_dim, x.device, ends=(float(rows), float(columns))
+        )
         if mask is not None:
             mask = F.pad(mask, (0, x.shape[1]), value=True)
         features = x
         for number, block in enumerate(self.blocks, start=1):
-            x = self.run_block(block, x, text, c, by, mask, again=again == "all")
+            x = self.run_block(block, x, text, c, by, mask, again=again)
             if number == self.feature_block:
                 features = x
         return x, features
 
-    def head(
-        self,
-        patches: Float[Tensor, "B L Pc"],
-        tokens: Float[Tensor, "B L D"],
-        time: Float[Tensor, "B D"],
-        context: Context,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "B L Pc"]:
+    def head(self, tokens: Float[Tensor, "B L D"], given: Given) -> Float[Tensor, "B L Pc"]:
         return self.final(F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS))
