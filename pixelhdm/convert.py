@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pixelhdm.checkpoints import EMA_PREFIX
 from pixelhdm.converting.families import (
+    CLASS_JIT,
     TEXT_KINDS,
     TEXT_PIXELDIT,
     Family,
@@ -78,6 +79,8 @@ def convert(
     check_empty(Path(out))
     copies = read_copies(ckpt)
     kind = checked_kind(family, copies, ckpt)
+    if in_context_start is not None and kind != CLASS_JIT:
+        raise UserError(f"in_context_start must be empty for {kind}, got {in_context_start}.")
     plan = plan_of(family, kind, copies.best, in_context_start)
     side = check_side(plan, image_size or plan.side or SIDES[family])
     plan.conditioner["init_args"] |= text_settings(kind, text_encoder, instruction)

@@ -12,7 +12,8 @@ EMBEDDING = "network.patch_embedding."
 PATCHES = (f"{EMBEDDING}0.weight", f"{EMBEDDING}weight")
 WIDE = ("network.patch_blocks.", "network.blocks.", "network.text_blocks.")  # of width hidden_dim
 BLOCKS = (*WIDE, "network.pixel_")
-CLASS_TABLE, TEXT_PROJECTION = "conditioner.pooled.weight", "conditioner.token_projection.weight"
+CLASS_TABLE, POSITION = "conditioner.pooled.weight", "conditioner.position"
+TEXT_PROJECTIONS = ("conditioner.token_projection.weight", "conditioner.projection.weight")
 
 
 def profiles_in(state: Iterable[str]) -> str:
@@ -88,11 +89,13 @@ def of_conditioner(expected: State, names: set[str], shapes: set[str]) -> str | 
     """What of the conditioner is another, where the network is the same."""
     if not all(key.startswith("conditioner.") for key in names | shapes):
         return None
-    if {CLASS_TABLE, TEXT_PROJECTION} <= names:
+    if CLASS_TABLE in names and not names.isdisjoint(TEXT_PROJECTIONS):
         config, checkpoint = ("class", "text") if CLASS_TABLE in expected else ("text", "class")
         return f"conditioner ({checkpoint}-conditional checkpoint, {config}-conditional config)"
     if any("null_" in key for key in names):
         return "null condition (learned or empty)"
+    if shapes == {POSITION}:
+        return "max_length of the texts"
     if CLASS_TABLE in shapes:
         return "number of classes"
     return "conditioner or text encoder width"

@@ -217,7 +217,7 @@ class PixelHDMModule(LightningModule):
             t = self.flow.time(draws.time, *self.image_size)
         else:
             null, t = None, self.flow.even_time(batch["index"]).to(image.device)
-        sample = self.flow.sample(image, draws.noise, t)
+        sample = self.flow.sample(image, draws.noise, t)._replace(weight=batch["weight"])
         prediction = network(sample.z_t, sample.t, conditioner(batch["condition"], null))
         return self.loss(self.flow.velocity(prediction, sample.z_t, sample.t), sample), t
 

@@ -6,6 +6,7 @@ import torch
 from pixelhdm.errors import UserError
 from pixelhdm.mismatch import check_fit
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
+from pixelhdm.models.conditioners.positioned_text_conditioner import PositionedTextConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.jit import JiT
@@ -83,6 +84,10 @@ def text(width: int = 24, null: str = "learned") -> TextConditioner:
     return TextConditioner(32, "nowhere/nothing", width, null=null)
 
 
+def positioned(length: int = 5) -> PositionedTextConditioner:
+    return PositionedTextConditioner(32, "nowhere/nothing", 24, max_length=length)
+
+
 def state(network: torch.nn.Module, conditioner: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Of a module that has an average too."""
     raw = torch.nn.ModuleDict({"network": network, "conditioner": conditioner}).state_dict()
@@ -110,6 +115,8 @@ def state(network: torch.nn.Module, conditioner: torch.nn.Module) -> dict[str, t
             ({}, text()),
             r"conditioner \(text-conditional checkpoint, class-conditional config\)",
         ),
+        (({}, positioned()), ({}, positioned(7)), "max_length of the texts"),
+        (({}, positioned()), ({}, classes()), r"conditioner \(class-conditional checkpoint, text"),
         (({}, text()), ({}, text(null="empty")), r"null condition \(learned or empty\)"),
         (({}, classes(10)), ({}, classes(1000)), "number of classes"),
     ],

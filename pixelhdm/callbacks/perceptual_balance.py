@@ -9,6 +9,7 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from pixelhdm.errors import UserError, check_at_least
@@ -36,7 +37,7 @@ class PerceptualBalance(Callback):
             it off.
         every_n_steps: optimizer steps between measurements.
         momentum: share of the factor that a measurement leaves, 0 … 1.
-        max_ratio: the highest r.
+        max_ratio: the highest ratio r of the two gradients.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class PerceptualBalance(Callback):
         self.momentum, self.max_ratio = momentum, max_ratio
         self.factor, self.seen_step, self.is_due = 1.0, -1, False
         self.last_layer: nn.Linear | None = None
+        self.scaler: GradScaler | None = None
         self.terms: dict[str, LossTerm] = {}
         self.weights: dict[str, float] = {}  # of the perceptual terms, without the factor
 
@@ -77,8 +79,8 @@ class PerceptualBalance(Callback):
         if not perceptual or "velocity" not in self.terms:
             raise UserError(
                 "perceptual_balance must have a velocity and a perceptual loss to balance, got "
-                f"{', '.join(self.terms)}. Leave perceptual_balance.start_step empty, or add "
-                "LpipsLoss to model.loss.extra."
+                f"{', '.join(self.terms)}. Leave perceptual_balance.start_step empty, or add what "
+                "is missing: model.loss.velocity, or LpipsLoss to model.loss.extra."
             )
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             raise UserError(
@@ -87,6 +89,7 @@ class PerceptualBalance(Callback):
                 "perceptual_balance.start_step empty."
             )
         self.last_layer = pl_module.network.last_layer
+        self.scaler = getattr(trainer.precision_plugin, "scaler", None)
         pl_module.on_losses = self.measure
 
     def teardown(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
@@ -119,10 +122,14 @@ class PerceptualBalance(Callback):
             return
         velocity = self.terms["velocity"].weight * means["velocity"]
         perceptual = sum(weight * means[key] for key, weight in weights.items())
-        norms = gradient_norms([velocity, perceptual], self.last_layer.weight)
+        norms = gradient_norms([velocity, perceptual], self.last_layer.weight, self.loss_scale())
         if all(map(math.isfinite, norms)) and norms[1] > 0:
             ratio = min(norms[0] / (norms[1] + EPS), self.max_ratio)
             self.factor = self.momentum * self.factor + (1 - self.momentum) * ratio
+
+    def loss_scale(self) -> float:
+        """By what losses are multiplied so that float16 holds their gradients; 1 in others."""
+        return 1.0 if self.scaler is None else self.scaler.get_scale()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: PixelHDMModule, optimizer: Optimizer
@@ -138,11 +145,14 @@ class PerceptualBalance(Callback):
         self.apply()
 
 
-def gradient_norms(losses: list[Float[Tensor, ""]], weight: nn.Parameter) -> list[float]:
-    """Norm of each loss's gradient by a weight; the gradients are means over all processes."""
-    gradients = torch.stack(
-        [torch.autograd.grad(loss, weight, retain_graph=True)[0].float() for loss in losses]
-    )
+def gradient_norms(
+    losses: list[Float[Tensor, ""]], weight: nn.Parameter, scale: float
+) -> list[float]:
+    """Norm of each loss's gradient by a weight; the gradients are means over all processes, and
+    computed of losses times `scale`.
+    """
+    scaled = [torch.autograd.grad(scale * loss, weight, retain_graph=True)[0] for loss in losses]
+    gradients = torch.stack([gradient.float() / scale for gradient in scaled])
     if are_several():
         torch.distributed.all_reduce(gradients)
         gradients /= torch.distributed.get_world_size()

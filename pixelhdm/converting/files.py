@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from pixelhdm.checkpoints import first_line, unreadable_class
-from pixelhdm.errors import UserError
+from pixelhdm.checkpoints import unreadable_class
+from pixelhdm.errors import UserError, reason_of
 
 State = dict[str, Tensor]
 Container = Literal["lightning", "jit", "plain"]
@@ -52,10 +52,11 @@ def read_copies(path: str | Path) -> Copies:
     """
     content = read_content(path)
     step = content.get("global_step")
-    if "model" in content and "model_ema1" in content:
-        raw, ema = (without(content[name], "net.") for name in ("model", "model_ema1"))
-        return Copies(raw, ema, 0, "jit")
+    jit = [without(content.get(name), "net.") or None for name in ("model", "model_ema1")]
+    if any(jit):
+        return Copies(*jit, 0, "jit")
     state = tensors(content.get("state_dict", content))
+    state = part(state, "net.") or state
     raw, ema = part(state, RAW), part(state, AVERAGE)
     container: Container = "lightning" if raw or ema else "plain"
     others = [key for key in state if not key.startswith((RAW, AVERAGE, *PROJECTORS))]
@@ -74,8 +75,8 @@ def read_copies(path: str | Path) -> Copies:
 def read_content(path: str | Path) -> Mapping[str, Any]:
     """The content of a file of PyTorch or safetensors; tensors stay on the disk until used."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not path.is_file() or path.stat().st_size == 0:
+        what = "is a folder" if path.is_dir() else "is empty" if path.exists() else "does not exist"
         raise UserError(f"ckpt must be a file, got {path}, which {what}. Download it first.")
     try:
         if path.suffix == ".safetensors":
@@ -95,7 +96,7 @@ def read_content(path: str | Path) -> Mapping[str, Any]:
             ) from error
         raise UserError(
             f"ckpt must be a whole file of PyTorch or safetensors, got {path}: "
-            f"{'no such format' if isinstance(error, UnpicklingError) else first_line(error)}. "
+            f"{'no such format' if isinstance(error, UnpicklingError) else reason_of(error)}. "
             f"{REMEDY}"
         ) from error
     if not isinstance(content, Mapping):

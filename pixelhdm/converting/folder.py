@@ -54,7 +54,8 @@ def appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place at the end, or is gone after an error."""
     out = out.resolve()  # the name of . is empty
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY}")
+    temporary = out.with_name(f".{out.name}{TEMPORARY}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an earlier command that was killed
     try:
         temporary.mkdir()
         yield temporary

@@ -109,6 +109,12 @@ def check_state(
             f"ckpt must hold exactly the tensors of {what}, got {'; '.join(told)}. Download the "
             "file again, or take the one that its authors published."
         )
+    for name in shapes:
+        if not state[name].is_floating_point() or state[name].layout != torch.strided:
+            raise UserError(
+                f"{name} of {what} must hold real numbers, got {state[name].dtype} in the layout "
+                f"{state[name].layout}. Take the file that its authors published."
+            )
     for name, value in fixed.items():
         tolerance = max(POSITION_TOLERANCE, torch.finfo(state[name].dtype).eps)
         if not torch.allclose(state[name].float(), value, rtol=0, atol=tolerance):

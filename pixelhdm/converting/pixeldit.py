@@ -12,7 +12,6 @@ from pixelhdm.converting.moves import Change, Move, layer, patch_columns, same, 
 from pixelhdm.converting.pixeldit_blocks import Sizes, block_moves, dual_moves, pixel_moves
 from pixelhdm.converting.plan import (
     CONDITIONERS,
-    T2I_FEATURES,
     Plan,
     class_conditioner,
     depth_of,
@@ -22,7 +21,7 @@ from pixelhdm.converting.plan import (
 )
 
 State = Mapping[str, Tensor]
-C2I_FEATURES = 8  # block that REPA looked at
+C2I_FEATURES, T2I_FEATURES = 8, 6  # block that REPA looked at
 
 
 def sizes_of(state: State, q_norm: str) -> Sizes:

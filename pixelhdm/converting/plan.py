@@ -16,7 +16,6 @@ from pixelhdm.models.positions import sincos_positions
 
 CONDITIONERS = "pixelhdm.models.conditioners"
 MLP_RATIO = 4.0
-T2I_FEATURES = 6  # block of the text-to-image networks that REPA looks at
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """The config of a converted model: its network, and how its authors draw with it."""
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import yaml
 
 from pixelhdm.converting.families import CLASS_PIXELDIT, TEXT_JIT, TEXT_PIXELDIT, Family
 from pixelhdm.converting.plan import Plan
+from pixelhdm.training.flow import FlowMatching
 
 BATCH, PRECISION = 8, "bf16-mixed"
 CLASSES = (207, 250, 279, 360, 387, 417, 933, 980)  # of ImageNet: golden retriever, husky, …
@@ -22,6 +24,7 @@ LICENCES = {
     "pixelgen": "no licence file; the author names Apache-2.0 (issue 9 of its repository)",
 }
 WHOLE_TRAINING = 1_200_000  # steps; PixelDiT-XL's files of 80 and 160 epochs have fewer
+XL_WHOLE_TRAINING = 600_000  # steps; PixelGen-XL's file of 80 epochs has 400,000
 LARGE = 512  # pixels: the larger of two published sizes
 AFTER, BEFORE = 0.101, 0.899  # ends that the published intervals 0.1 … 0.9 leave out, and steps hit
 
@@ -51,7 +54,7 @@ def drawing_of(family: Family, kind: str, plan: Plan, side: int, step: int) -> D
     if kind == TEXT_PIXELDIT:
         shift = 4.0 if side > LARGE else 3.0
         flow = flow_of("v", time_shift=shift)
-        return Drawing(flow, ("DPM2MSampler", {"num_steps": 50}), 2.75, shift=shift)
+        return Drawing(flow, ("DPM2MSampler", {"num_steps": 50}), 3.5, shift=shift)
     mean_std = {"time_mean": -0.8, "time_std": 0.8}
     if family == "jit":
         return jit_drawing(plan, mean_std)
@@ -59,8 +62,10 @@ def drawing_of(family: Family, kind: str, plan: Plan, side: int, step: int) -> D
     if kind == TEXT_JIT:
         sampler = ("AdamsSampler", {"num_steps": 25, "order": 2})
         return Drawing(flow, sampler, 4.0, shift=3.0)
-    if plan.network["init_args"]["bottleneck_dim"] is None:  # XL
+    if plan.network["init_args"]["bottleneck_dim"] is None and not 0 < step < XL_WHOLE_TRAINING:
         return Drawing(flow, ("HeunSampler", {"num_steps": 50}), 2.25, (0.1, 0.9), 2.0)
+    if plan.network["init_args"]["bottleneck_dim"] is None:
+        return Drawing(flow, ("HeunSampler", {"num_steps": 50}), 1.0, shift=2.0)
     return Drawing(flow, ("EulerSampler", {"num_steps": 50}), 1.0)
 
 
@@ -97,7 +102,7 @@ def config_text(
         "model": {
             "network": plan.network,
             "conditioner": plan.conditioner,
-            "flow": drawing.flow,
+            "flow": asdict(FlowMatching(**drawing.flow)),  # whole: a base may hold another one's
             "sampler": {"class_path": solver, "init_args": steps},
             "guidance": {
                 "class_path": "Guidance",

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pixelhdm.converting.embeddings import text_moves, time_moves
-from pixelhdm.converting.jit import norm_moves
+from pixelhdm.converting.jit import FEATURES, norm_moves
 from pixelhdm.converting.moves import Move, half, layer, patch_columns, patch_rows, under, weight
 from pixelhdm.converting.plan import (
     CONDITIONERS,
-    T2I_FEATURES,
     Plan,
     depth_of,
     heads_of,
@@ -56,7 +55,7 @@ def text_plan(state: State) -> Plan:
         "text_depth": text_depth,
         "num_heads": heads,
         "bottleneck_dim": bottleneck,
-        "feature_block": min(T2I_FEATURES, depth),
+        "feature_block": min(FEATURES, depth),
     }
     return Plan(
         {"class_path": "pixelhdm.models.text_jit.TextJiT", "init_args": settings},

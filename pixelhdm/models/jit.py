@@ -1,5 +1,7 @@
 """JiT, and what its text-to-image variant shares with it."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.dit_block import FinalLayer
 from pixelhdm.models.layers import (
+    SwiGLU,
     TimeEmbedding,
     init_linear,
     init_special,
@@ -66,8 +69,17 @@ class FixedPatches(PatchTransformer):
         return tokens + rearrange(places, "h w d -> (h w) d").to(tokens.dtype)
 
     def reset_parameters(self) -> None:
-        """Initialise: Xavier everywhere, then the layers' special starts, then a zero output."""
+        """Initialise: Xavier everywhere, then the layers' special starts, then a zero output.
+
+        As the first two layers of a SwiGLU are one matrix in JiT, its bound is theirs.
+        """
         init_linear(self)
+        for layer in self.modules():
+            if isinstance(layer, SwiGLU):
+                outputs, inputs = layer.gate.weight.shape
+                bound = math.sqrt(6 / (inputs + 2 * outputs))
+                for half in (layer.gate, layer.up):
+                    nn.init.uniform_(half.weight, -bound, bound)
         init_special(self)
         zero(self.last_layer)
 
@@ -150,7 +162,8 @@ class JiT(FixedPatches):
         for number, block in enumerate(self.blocks):
             if number == self.in_context_start and length:
                 tokens = rearrange(given.context.pooled, "b d -> b 1 d") + self.in_context_position
-                x = torch.cat([tokens.to(x.dtype), x], dim=1)
+                # Under autocast they are float32, and so is all that follows: twice the digits.
+                x = torch.cat([tokens, x], dim=1)
                 by = grid_rotation(*given.grid, self.head_dim, x.device, num_context=length)
             x = self.run_block(block, x, c, by, again=self.grad_checkpoint == "all")
             if number + 1 == self.feature_block:

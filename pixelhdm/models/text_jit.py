@@ -44,7 +44,7 @@ class TextJiT(FixedPatches):
         num_heads: int = 24,
         bottleneck_dim: int | None = 256,
         mlp_ratio: float = 4.0,
-        feature_block: int = 6,
+        feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
     ):
         super().__init__(

@@ -26,6 +26,7 @@ class FlowSample(NamedTuple):
         z_t: the point t x + (1 - t) noise.
         v: the velocity x - noise; x - z_t over what is left of the time.
         left: what is left of the time: 1 - t.
+        weight: of each image in the batch's mean; 0 for an empty slot.
     """
 
     x: Float[Tensor, "B H W 3"]
@@ -34,6 +35,7 @@ class FlowSample(NamedTuple):
     z_t: Float[Tensor, "B H W 3"]
     v: Float[Tensor, "B H W 3"]
     left: Float[Tensor, "B"]
+    weight: Float[Tensor, "B"]
 
     def clean(self, velocity: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W 3"]:
         """The clean image to which a velocity leads from z_t."""
@@ -150,7 +152,8 @@ class FlowMatching:
         v = x - noise
         if self.prediction == "x" and not self.squeeze_time:
             v = v * rearrange((1 - time) / left, "b -> b 1 1 1")
-        return FlowSample(x, noise, time, t * x + (1 - t) * noise, v, left)
+        z_t = t * x + (1 - t) * noise
+        return FlowSample(x, noise, time, z_t, v, left, torch.ones_like(time))
 
     def left(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """The time 1 - t that is left; at least t_eps where an x-prediction is divided by it."""

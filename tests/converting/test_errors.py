@@ -9,6 +9,7 @@ import torch
 
 from pixelhdm.convert import convert
 from pixelhdm.errors import UserError
+from pixelhdm.files import TEMPORARY
 from tests.published import files, jit, pixeldit
 from tests.published.parts import State
 
@@ -144,3 +145,34 @@ def test_safetensors_and_the_wrappers_of_compilation_are_read(tmp_path):
     (tmp_path / "out").mkdir()  # empty
     convert("pixeldit", str(tmp_path / "xl.safetensors"), str(tmp_path / "out"))
     assert (tmp_path / "out/checkpoints/step_00000000.ckpt").is_file()
+
+
+def test_numbers_that_are_not_real_are_refused(refused):
+    def count(state: State) -> None:
+        state[FIRST + "norm1.weight"] = torch.ones(32, dtype=torch.long)
+
+    text = refused("pixeldit", pixeldit_file(count))
+    assert "patch_blocks.0.norm1.weight of PixelDiT" in text
+    assert "must hold real numbers, got torch.int64" in text
+
+
+def test_a_setting_of_jit_is_refused_for_others(refused):
+    file = pixeldit_file(lambda state: None)
+    text = refused("pixeldit", file, in_context_start=3)
+    assert text == "in_context_start must be empty for PixelDiT, got 3."
+
+
+def test_an_empty_file_is_told(refused):
+    Path("zero.ckpt").touch()
+    text = refused("pixeldit", "zero.ckpt")
+    assert text == "ckpt must be a file, got zero.ckpt, which is empty. Download it first."
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    left = Path(f".out{TEMPORARY}")
+    left.mkdir()
+    (left / "half").touch()
+    convert("pixeldit", str(pixeldit_file(lambda state: None)), "out")
+    assert not left.exists()
+    assert Path("out/config.yaml").is_file()

@@ -220,6 +220,15 @@ def test_wrong_settings_are_errors(kind, changes, message):
         small(kind, **changes)
 
 
+def test_jit_starts_with_the_bounds_of_its_joined_matrices():
+    torch.manual_seed(0)
+    block = small(JiT, hidden_dim=64).blocks[0]
+    inner = block.mlp.gate.out_features
+    for layer, outputs in ((block.attention.qkv, 3 * 64), (block.mlp.gate, 2 * inner)):
+        bound = (6 / (64 + outputs)) ** 0.5
+        assert 0.98 * bound < layer.weight.abs().max() <= bound
+
+
 def test_jit_refuses_tokens_of_its_own():
     with pytest.raises(UserError, match=r"got 3 context tokens\. Set model\.conditioner"):
         small(JiT)(image(), T, Context(randn(2, 3, DIM), None, randn(2, DIM)))

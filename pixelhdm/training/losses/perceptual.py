@@ -25,10 +25,10 @@ PATCH_SIZE = 16  # of the networks that PixelGen compares at their own size
 class PerceptualLoss(LossTerm):
     """Base of the terms that compare the predicted clean image x̂ with x by a frozen network.
 
-    Near the noise such terms cost variety, so only images with t ≥ t_min count: g = 1, else 0
-    (PixelGen's noise gating). In training each has the value g L / mean(g), with the mean over all
-    processes' batches, so that the mean of a global batch is sum(g L) / sum(g), or 0 without any.
-    In validation it has g L.
+    Near the noise such terms cost variety, so only images with t ≥ t_min count: g = 1, else 0, as
+    for empty slots (PixelGen's noise gating). In training each has the value g L / mean(g), with
+    the mean over all processes' batches by the images' weights w, so that their weighted mean is
+    sum(w g L) / sum(w g), or 0 without any. In validation it has g L.
 
     Args:
         frozen: the network.
@@ -77,7 +77,8 @@ class PerceptualLoss(LossTerm):
             UserError: the frozen network cannot be loaded.
         """
         self.start(sample.x.device)
-        velocity, counted = prediction.output.float(), sample.t >= self.t_min
+        velocity = prediction.output.float()
+        counted = (sample.t >= self.t_min) & (sample.weight > 0)
         # Zeros in the graph of the prediction: DDP waits for every parameter's gradient.
         values = reduce(velocity[:, :0], "b h w c -> b", "sum")
         if counted.any():
@@ -86,7 +87,7 @@ class PerceptualLoss(LossTerm):
                 distance = self.distance(clean, sample.x[counted].float())
             values = values.masked_scatter(counted, distance)
         if self.training and self.t_min > 0:
-            values = values / mean_counted(counted)
+            values = values / mean_counted(counted, sample.weight)
         return values
 
 
@@ -152,9 +153,11 @@ class DinoPerceptualLoss(PerceptualLoss):
         return 1 - reduce(similarity, "b h w -> b", "mean")
 
 
-def mean_counted(counted: Bool[Tensor, "B"]) -> Float[Tensor, ""]:
-    """Share of the images of all processes that count; 1 without any. All must call it together."""
-    totals = torch.stack([counted.sum(), torch.ones_like(counted).sum()]).float()
+def mean_counted(counted: Bool[Tensor, "B"], weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """Share of the weight of all processes' images that counts; 1 without any. All must call it
+    together.
+    """
+    totals = torch.stack([(weight * counted).sum(), weight.sum()]).float()
     if are_several():
         torch.distributed.all_reduce(totals)
     return torch.where(totals[0] > 0, totals[0] / totals[1], 1.0)

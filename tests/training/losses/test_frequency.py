@@ -25,7 +25,7 @@ GREY = torch.ones(1, 8, 8, 3)
 def loss_of(error: torch.Tensor, **settings) -> torch.Tensor:
     """The loss of a prediction that is wrong by `error`."""
     v = randn(*error.shape, seed=9)
-    sample = FlowSample(v, v, torch.zeros(len(v)), v, v, torch.ones(len(v)))
+    sample = FlowSample(v, v, torch.zeros(len(v)), v, v, torch.ones(len(v)), torch.ones(len(v)))
     return FrequencyLoss(**settings)(Prediction(v + error, v.flatten(1, 2)), sample)
 
 

@@ -70,6 +70,21 @@ def errors(prediction: Prediction, sample: FlowSample) -> Tensor:
     return reduce(wrong.square(), "b h w c -> b", "mean")
 
 
+def test_empty_slots_change_nothing():
+    """Weighted means of a batch, without and with slots that count by their time alone."""
+    prediction, sample = given()
+    loss, weight = Squares(), torch.tensor([1.0, 2.0, 1.0, 1.0, 0.0])
+    weighted = (weight * loss(prediction, sample._replace(weight=weight))).sum() / weight.sum()
+    real = weight > 0
+    fewer = FlowSample(*(part[real] for part in sample))._replace(weight=weight[real])
+    values = loss(Prediction(*(part[real] for part in prediction)), fewer)
+    torch.testing.assert_close(weighted, (weight[real] * values).sum() / weight.sum())
+    exact, counted = errors(prediction, sample), (TIMES >= 0.3) & real
+    expected = (weight * exact)[counted].sum() / weight[counted].sum()
+    torch.testing.assert_close(weighted, expected, rtol=1e-5, atol=1e-7)
+    assert loss.asked == [2, 2]
+
+
 def test_in_training_the_mean_is_that_of_the_images_that_count():
     prediction, sample = given()
     loss, counted = Squares(), TIMES >= 0.3
