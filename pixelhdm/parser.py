@@ -36,7 +36,7 @@ UNKNOWN = re.compile(
 UNREAD = re.compile(r"^Unable to load config '(.*)'", re.MULTILINE)
 OPTIONAL = ("bitsandbytes", "torchao", "timm", "transformers", "wandb")
 PUT_BESIDE = " Put the settings beside class_path under init_args."
-MANY = 8  # more names than this say nothing
+MANY = 14  # more names than this say nothing
 
 
 class Parser(LightningArgumentParser):
