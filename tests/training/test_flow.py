@@ -159,3 +159,30 @@ def test_prediction_x_never_divides_by_less_than_t_eps():
 def test_wrong_arguments(arguments, words):
     with pytest.raises(UserError, match=words):
         FlowMatching(**arguments)
+
+
+def test_unsqueezed_times_follow_the_law_to_both_ends():
+    """Shares below 0.1, 0.3 and the median of JiT's law (arXiv:2511.13720)."""
+    flow = FlowMatching(time_mean=-0.8, time_std=0.8, squeeze_time=False)
+    t = flow.time(torch.randn(200_000, generator=torch.Generator().manual_seed(0)), 8, 8)
+    assert (t < 0.1).float().mean() == pytest.approx(0.040, abs=0.002)
+    assert (t < 0.3).float().mean() == pytest.approx(0.476, abs=0.004)
+    assert t.median() == pytest.approx(0.310, abs=0.003)
+    assert t.min() < 0.05
+
+
+@pytest.mark.parametrize("prediction", ["v", "x"])
+@pytest.mark.parametrize("squeeze_time", [True, False])
+def test_the_true_velocity_leads_to_the_clean_image(prediction, squeeze_time):
+    """At every time; beyond 1 - t_eps an x-prediction's divisor is t_eps, the true one's too."""
+    flow = FlowMatching(prediction=prediction, squeeze_time=squeeze_time)
+    x, noise, t = randn(4, 2, 2, 3), randn(4, 2, 2, 3, seed=5), torch.tensor([0.1, 0.6, 0.95, 0.99])
+    t = t if not squeeze_time else t.clamp(max=0.95)
+    sample = flow.sample(x, noise, t)
+    torch.testing.assert_close(sample.clean(sample.v), x, rtol=1e-4, atol=1e-5)
+    perfect = x if prediction == "x" else x - noise
+    found = flow.velocity(Prediction(perfect, x.flatten(1, 2)), sample.z_t, t).output
+    torch.testing.assert_close(found, sample.v, rtol=1e-4, atol=1e-4)
+    if prediction == "x":
+        divisor = (1 - t).clamp(min=0.05)[:, None, None, None]
+        torch.testing.assert_close(sample.v, (x - sample.z_t) / divisor, rtol=1e-4, atol=1e-4)
