@@ -181,14 +181,19 @@ class PixelHDMPipeline:
     # Where and how it computes --------------------------------------------------------------------
 
     def to(
-        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> "PixelHDMPipeline":
-        """Bring it to a device, or let weights and products have a type; give it back.
+        """Bring it to a device, or let weights and products have a type; give it back. A type may
+        stand alone, as in diffusers.
 
         Without a dtype ever given, weights are float32 and products as in training, as predict
         has them. bfloat16 and float16 take half the memory; times, rotary angles and the image
         between steps stay precise.
         """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         for part in self.model[:2]:
             part.to(device=device, dtype=dtype)
         if dtype is not None:

@@ -78,7 +78,7 @@ def test_a_training_in_bfloat16_is_drawn_in_bfloat16(tmp_path):
         expected = predicted(CLASSES, request)
     pipe = pipeline(tmp_path, precision="bf16-mixed")
     np.testing.assert_array_equal(drawn(pipe, class_labels=3, seed=0), expected)
-    pipe.to(dtype=torch.float32)
+    pipe.to(torch.float32)
     np.testing.assert_array_equal(drawn(pipe, class_labels=3, seed=0), predicted(CLASSES, request))
 
 
