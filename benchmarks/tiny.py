@@ -100,7 +100,8 @@ class OurTraining:
         """Train on images B H W 3, uint8."""
         module, trainer = self.module, self.trainer
         seed = torch.randint(2**62, (len(image),), generator=self.generator)
-        batch = {"image": image, "condition": label, "seed": seed}
+        weight = torch.ones(len(image))
+        batch = {"image": image, "condition": label, "seed": seed, "weight": weight}
         values, _ = module.losses(batch, module.network, module.conditioner)
         loss = values["total"].mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -112,6 +112,7 @@ class Bench:
         numbers = torch.arange(args.batch)
         image = torch.randint(0, 256, (args.batch, *args.size, 3), dtype=torch.uint8)
         batch = {"image": image, "index": numbers, "seed": numbers, "condition": numbers}
+        batch |= {"weight": torch.ones(args.batch)}
         self.batch = {key: value.to(self.device) for key, value in batch.items()}
 
     def autocast(self) -> torch.autocast:
