@@ -41,15 +41,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.cpu import keep_heap
-from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.flops import count_flop, matmul_peak, synchronize
-from pixelhdm.models.jit import JiT
-from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.network import Network
 from pixelhdm.models.pixelhdm import PixelHDM
-from pixelhdm.models.text_jit import TextJiT
+from pixelhdm.models.presets import NETWORKS
 
-NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
 CASES = ("forward", "forward+backward", "training step")
 DEFAULT = {"class_path": f"{PixelHDM.__module__}.{PixelHDM.__name__}"}
 

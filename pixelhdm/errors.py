@@ -20,6 +20,11 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}"
 
 
+def counted(names: list[str], what: str) -> str:
+    """How many there are of something, with the first three by name."""
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+
 def check_at_least(least: int, **values: int) -> None:
     """Raise a UserError that names the first of `values` below `least`."""
     for name, value in values.items():

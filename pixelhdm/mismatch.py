@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from pixelhdm.checkpoints import EMA_PREFIX, LOSS_PREFIX, PROFILES_PREFIX
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, counted
 
 State = Mapping[str, Tensor]
 EMBEDDING = "network.patch_embedding."
@@ -39,7 +39,7 @@ def check_fit(expected: State, found: State, source: str) -> None:
         for key in other
     ]
     parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        counted(names, what)
         for what, names in (
             ("tensors it lacks", missing),
             ("tensors the config has no place for", extra),

@@ -45,14 +45,9 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
     PositionedTextConditioner,
 )
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
-from pixelhdm.models.dit import DiT, PixelDiT
-from pixelhdm.models.jit import JiT
-from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
-from pixelhdm.models.pixelhdm import PixelHDM
-from pixelhdm.models.text_jit import TextJiT
+from pixelhdm.models.presets import NETWORKS
 
 # Imported so that a config may call them by their bare names.
-NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
 CONDITIONERS = (ClassConditioner, TextConditioner, PositionedTextConditioner, GemmaConditioner)
 BY_NAME = (*CONDITIONERS, *NETWORKS)
 OutputType = Literal["pil", "numpy", "tensor"]

@@ -63,12 +63,8 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
     PositionedTextConditioner,
 )
 from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
-from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
-from pixelhdm.models.jit import JiT
-from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
-from pixelhdm.models.pixelhdm import PixelHDM
-from pixelhdm.models.text_jit import TextJiT
+from pixelhdm.models.presets import NETWORKS
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.perceptual import DinoPerceptualLoss, LpipsLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -101,6 +97,7 @@ CALLBACKS = {
 }
 # Imported so that a config may call them by their bare names and --help lists them.
 BY_NAME = (
+    *NETWORKS,
     AdamsSampler,
     BufferedShufflePlan,
     ClassConditioner,
@@ -110,7 +107,6 @@ BY_NAME = (
     DINOv3,
     DPM2MSampler,
     DPM2SSampler,
-    DiT,
     Digits,
     DinoPerceptualLoss,
     EulerSampler,
@@ -119,15 +115,10 @@ BY_NAME = (
     Guidance,
     HeunSampler,
     ImageFolder,
-    JiT,
     LpipsLoss,
-    MMDiT,
-    MMPixelDiT,
     Mix,
     MuonAdamW,
     Paintings,
-    PixelDiT,
-    PixelHDM,
     PositionedTextConditioner,
     Qwen3Conditioner,
     RandomPlan,
@@ -137,7 +128,6 @@ BY_NAME = (
     Shards,
     SteppedCosineRestart,
     TextConditioner,
-    TextJiT,
     TripleLoss,
     VelocityLoss,
 )

@@ -8,11 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pixelhdm.errors import UserError
+from pixelhdm.errors import UserError, counted
 
 Change = Callable[[Tensor], Tensor]
 POSITION_TOLERANCE = 1e-4
-SHOWN = 3  # names in an error
 
 
 def same(value: Tensor) -> Tensor:
@@ -100,7 +99,7 @@ def check_state(
         if name in state and tuple(state[name].shape) != shape
     ]
     told = [
-        f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)})"
+        counted(names, kind)
         for kind, names in (("missing", missing), ("unknown", extra), ("of other shapes", other))
         if names
     ]

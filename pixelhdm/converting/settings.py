@@ -62,11 +62,12 @@ def drawing_of(family: Family, kind: str, plan: Plan, side: int, step: int) -> D
     if kind == TEXT_JIT:
         sampler = ("AdamsSampler", {"num_steps": 25, "order": 2})
         return Drawing(flow, sampler, 4.0, shift=3.0)
-    if plan.network["init_args"]["bottleneck_dim"] is None and not 0 < step < XL_WHOLE_TRAINING:
-        return Drawing(flow, ("HeunSampler", {"num_steps": 50}), 2.25, (0.1, 0.9), 2.0)
-    if plan.network["init_args"]["bottleneck_dim"] is None:
-        return Drawing(flow, ("HeunSampler", {"num_steps": 50}), 1.0, shift=2.0)
-    return Drawing(flow, ("EulerSampler", {"num_steps": 50}), 1.0)
+    if plan.network["init_args"]["bottleneck_dim"] is not None:  # L
+        return Drawing(flow, ("EulerSampler", {"num_steps": 50}), 1.0)
+    heun = ("HeunSampler", {"num_steps": 50})
+    if 0 < step < XL_WHOLE_TRAINING:
+        return Drawing(flow, heun, 1.0, shift=2.0)
+    return Drawing(flow, heun, 2.25, (0.1, 0.9), 2.0)
 
 
 def pixeldit_drawing(side: int, step: int) -> Drawing:

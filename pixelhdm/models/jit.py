@@ -157,14 +157,14 @@ class JiT(FixedPatches):
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
         self.check_context(given.context)
         c, length, num_patches = given.steering, len(self.in_context_position), x.shape[1]
-        by = grid_rotation(*given.grid, self.head_dim, x.device)
+        whole = grid_rotation(*given.grid, self.head_dim, x.device, num_context=length)
+        by = tuple(part[:, length:] for part in whole)
         features = x
         for number, block in enumerate(self.blocks):
             if number == self.in_context_start and length:
                 tokens = rearrange(given.context.pooled, "b d -> b 1 d") + self.in_context_position
                 # Under autocast they are float32, and so is all that follows: twice the digits.
-                x = torch.cat([tokens, x], dim=1)
-                by = grid_rotation(*given.grid, self.head_dim, x.device, num_context=length)
+                x, by = torch.cat([tokens, x], dim=1), whole
             x = self.run_block(block, x, c, by, again=self.grad_checkpoint == "all")
             if number + 1 == self.feature_block:
                 features = x[:, -num_patches:]

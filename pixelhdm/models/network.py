@@ -47,7 +47,16 @@ class Network(nn.Module, ABC):
     def forward(
         self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
     ) -> Prediction:
-        """Predict from noisy images z at their times t, 1 is clean, and their contexts."""
+        """Predict from a noisy image.
+
+        Args:
+            z: noisy image; height and width are multiples of patch_size.
+            t: time of each sample in [0, 1]; 1 is clean.
+            context: the embedded condition, of width hidden_dim.
+
+        Raises:
+            UserError: the image cannot be cut into whole patches.
+        """
 
     @property
     def last_layer(self) -> nn.Linear:

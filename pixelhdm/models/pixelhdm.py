@@ -139,16 +139,6 @@ class PixelHDM(Network):
     def forward(
         self, z: Float[Tensor, "B H W 3"], t: Float[Tensor, "B"], context: Context
     ) -> Prediction:
-        """Predict from a noisy image.
-
-        Args:
-            z: noisy image; height and width are multiples of patch_size.
-            t: time of each sample in [0, 1]; 1 is clean.
-            context: the embedded condition, of width hidden_dim.
-
-        Raises:
-            UserError: the image cannot be cut into whole patches.
-        """
         height, width = z.shape[1:3]
         self.check_size(height, width)
         patches = patchify(z, self.patch_size).to(self.final.weight.dtype)

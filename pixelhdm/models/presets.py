@@ -1,4 +1,4 @@
-"""Published networks by name, ready to call: network and class table in one module."""
+"""All networks, and the published ones by name, ready to call with their class table."""
 
 from typing import Any, NamedTuple
 
@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.dit import DiT, PixelDiT
 from pixelhdm.models.jit import JiT
-from pixelhdm.models.mmdit import MMPixelDiT
+from pixelhdm.models.mmdit import MMDiT, MMPixelDiT
 from pixelhdm.models.network import Network
+from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.models.text_jit import TextJiT
+
+# All classes that a config may call by their bare names.
+NETWORKS = (PixelHDM, DiT, PixelDiT, MMDiT, MMPixelDiT, JiT, TextJiT)
 
 
 class Published(NamedTuple):
