@@ -26,6 +26,10 @@ from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser, build_error
 from pixelhdm.processes import leave_group
 from pixelhdm.reconstruct import reconstruct_ema
+from pixelhdm.report import folders_spelled_out, report
+from pixelhdm.score import score
+from pixelhdm.stats import stats
+from pixelhdm.sweep_cli import SweepCLI
 from pixelhdm.trainer_cli import PixelHDMCLI, SaveConfig
 
 # Those that need no trainer.
@@ -35,7 +39,12 @@ COMMANDS = {
     "export": export,
     "demo": demo,
     "convert": convert,
+    "report": report,
+    "stats": stats,
+    "score": score,
 }
+# How their arguments are rewritten first.
+SPELLINGS = {"prepare": spelled_out, "report": folders_spelled_out}
 # Flags that no argument of a function can be called, with the argument that they stand for.
 RESERVED = {"from": ("family", FROM)}
 
@@ -57,7 +66,10 @@ def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
             "snapshots; main.py prepare, images of any kind as shards to train on; main.py "
             "cache-text, their captions as a text encoder's states; main.py export, a trained "
             "model as a folder that draws; main.py convert, published weights as a run of ours; "
-            "main.py demo, a page in the browser that draws. Each has its own --help.",
+            "main.py demo, a page in the browser that draws; main.py report, a run as one page; "
+            "main.py stats, reference statistics of a dataset for FID and its kin; "
+            "main.py sweep, the settings with the best scores; main.py score, what GenEval's and "
+            "DPG's own programs say. Each has its own --help.",
             **command_line.usages(),
         },
     )
@@ -69,14 +81,16 @@ def main() -> None:
         keep_heap()
     try:
         name = sys.argv[1] if len(sys.argv) > 1 else ""
-        if name == "prepare":
-            sys.argv[2:] = spelled_out(sys.argv[2:])
+        if name in SPELLINGS:
+            sys.argv[2:] = SPELLINGS[name](sys.argv[2:])
         if name in COMMANDS:
             run_command(name, COMMANDS[name])
             return
         command_line = PixelHDMCLI
         if name == "cache-text":
             sys.argv[1], command_line = "fit", CacheTextCLI
+        if name == "sweep":
+            sys.argv[1], command_line = "test", SweepCLI
         run_cli(command_line)
         leave_group()
     except (UserError, MisconfigurationException) as error:

@@ -1,6 +1,7 @@
 """The LightningDataModule: sources to loaders, and the exact position in the data."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from pixelhdm.data.coverage import coverage_table
 from pixelhdm.data.decode import DECODERS
 from pixelhdm.data.draw_list import class_draws, prompt_draws
 from pixelhdm.data.draw_loader import DrawLoader
-from pixelhdm.data.draws import DrawList, Draws
+from pixelhdm.data.draws import DrawItem, DrawList, Draws
 from pixelhdm.data.loader import Bucketed, EpochLoader, Sharing
 from pixelhdm.data.prompts import read_prompts
 from pixelhdm.data.samplers import BufferedShufflePlan, Plan, SequentialPlan
@@ -23,6 +24,8 @@ from pixelhdm.data.shards import Shards
 from pixelhdm.data.source import ImageSource
 from pixelhdm.data.variants import Variant, varied
 from pixelhdm.errors import UserError, check_at_least, check_one_of
+from pixelhdm.evaluation.draws import ChunkLoader
+from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.processes import gather_objects
 
 HOST_SIDE = ("seed", "index")
@@ -36,20 +39,22 @@ class PixelHDMDataModule(LightningDataModule):
     of another size, or shared by other numbers of processes, each image that is left of the epoch
     still comes exactly once.
 
-    predict draws those images alone that find_drawn does not name, each with all variants.
+    predict draws those images alone that find_drawn does not name, each with all variants; test
+    draws the chunks of images that find_chunks gives, in the order of Evaluate.
 
     Args:
         image_size: side in pixels of the square training images, where there are no buckets, and
             of drawn images.
         batch_size: images per process and step.
-        draw: which classes predict and the sample grids draw, and with which seeds and sizes.
+        draw: which classes predict and the sample grids draw, and with which seeds and sizes; test
+            draws all classes, of its own seeds.
         train: source of training images; not built by predict.
-        val: source of held-out images; none switches validation off; not built by predict.
-        prompts: what predict and the sample grids draw in the place of draw.classes: a .txt with a
-            prompt on each line; a .jsonl with objects of prompt, negative_prompt, seed, height,
-            width (or size), scale, file_name and, to begin from an image, image, mask, strength,
-            source_prompt and source_scale as in draw; GenEval's metadata; a folder of .txt with a
-            prompt in each, as DPG has; or a list of texts and such objects.
+        val: source of held-out images; none switches validation off; not built by predict and test.
+        prompts: what predict, test and the sample grids draw in the place of draw.classes: a .txt
+            with a prompt on each line; a .jsonl with objects of prompt, negative_prompt, seed,
+            height, width (or size), scale, file_name and, to begin from an image, image, mask,
+            strength, source_prompt and source_scale as in draw; GenEval's metadata; a folder of
+            .txt with a prompt in each, as DPG has; or a list of texts and such objects.
         buckets: sizes to train at, each image at the one that suits it; none takes image_size
             alone, every image resized and cut to it.
         batch_tokens: patches per process and step, in place of batch_size: each bucket has as many
@@ -100,6 +105,7 @@ class PixelHDMDataModule(LightningDataModule):
         self.draw_list = DrawList([], "classes", "", [])
         self.variants: list[Variant] = []
         self.find_drawn: Callable[[], set[str]] = set
+        self.find_chunks: Callable[[], list[list[DrawItem]]] = list
         self.drawn: set[str] = set()
         self.bucketed: dict[str, Bucketed] = {}
         self.num_images: dict[str, int] = {}
@@ -149,6 +155,8 @@ class PixelHDMDataModule(LightningDataModule):
             raise UserError(f"{needed} must be a source of images, got none. Set data.{needed}.")
         if stage in ("fit", "predict"):
             self.draw_list = self.to_draw()
+        if stage == "test":
+            self.draw_list = self.to_test()
         if stage == "fit":
             check_at_least(1, accumulate_grad_batches=self.trainer.accumulate_grad_batches)
         self.bucketed = {name: self.opened(name) for name in self.used(stage)}
@@ -198,6 +206,23 @@ class PixelHDMDataModule(LightningDataModule):
         else:
             drawn = prompt_draws(read_prompts(self.prompts), self.draw, self.draw_size)
         return varied(drawn, self.variants) if self.variants else drawn
+
+    def to_test(self) -> DrawList:
+        """One image of each class that the model knows, or of each prompt."""
+        draw, conditioner = (
+            replace(self.draw, num_images=1),
+            self.trainer.lightning_module.conditioner,
+        )
+        if self.prompts is not None:
+            draw = replace(draw, classes=None)
+            return prompt_draws(read_prompts(self.prompts), draw, self.draw_size)
+        if not isinstance(conditioner, ClassConditioner):
+            raise UserError(
+                "data.prompts must say what to draw where the condition is text, got none. Set "
+                "--data.prompts to a file with a prompt on each line."
+            )
+        classes = list(range(conditioner.num_classes))
+        return class_draws(replace(draw, classes=classes), self.draw_size)
 
     def opened(self, name: str) -> Bucketed:
         """A source, opened, with the bucket of each of its images."""
@@ -292,6 +317,9 @@ class PixelHDMDataModule(LightningDataModule):
         items = [item for item in self.draw_list.items if item.file not in self.drawn]
         trainer = self.trainer
         return DrawLoader(items, self.batch_size, trainer.global_rank, trainer.world_size)
+
+    def test_dataloader(self) -> ChunkLoader:
+        return ChunkLoader(self.find_chunks(), self.batch_size)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.trainer.lightning_module.conditioner.check(batch["condition"])

@@ -25,11 +25,11 @@ def advice(config: Namespace, subcommand: str, image_size: tuple[int, int] | Non
 
     Args:
         config: the subcommand's config.
-        subcommand: fit, validate or predict.
+        subcommand: fit, validate, predict or test.
         image_size: height and width of the last images.
     """
     batch, tokens = config.data.batch_size, config.data.batch_tokens
-    by_tokens = subcommand != "predict" and tokens is not None
+    by_tokens = subcommand not in ("predict", "test") and tokens is not None
     size = " at {}x{}".format(*image_size) if image_size else ""
     given = f"batch_tokens={tokens}" if by_tokens else f"batch_size={batch}"
     text = f"{subcommand} must fit into the device's memory, got out of it with {given}"

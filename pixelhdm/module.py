@@ -1,4 +1,4 @@
-"""The LightningModule: what is trained, one training step, one held-out step, one predict step."""
+"""The LightningModule: what is trained, one training step, one held-out step, one that draws."""
 
 import copy
 import math
@@ -57,16 +57,16 @@ class PixelHDMModule(LightningModule):
         guidance: how conditional and empty predictions are combined when drawing.
         time_grid: the times at which the sampler stops.
         flow: path from noise to image and meaning of the prediction.
-        loss: what training minimises; not built by predict.
+        loss: what training minimises; not built by predict and test.
         optimizer: class and settings of the optimizer over all trained parameters; not built by
-            predict. Norms, biases and embeddings get no weight decay.
+            predict and test. Norms, biases and embeddings get no weight decay.
         schedule: factor of the learning rate at each step; empty keeps the rate.
-        weights: which weights of a checkpoint validate and predict take, and which the sample grids
-            of fit show: ema (the average) or raw.
+        weights: which weights of a checkpoint validate, predict and test take, and which the sample
+            grids of fit show: ema (the average) or raw.
         init_from: what a new run starts from: a checkpoint, or the folder of a run, whose
             checkpoint with the most steps is meant. Its weights and its average are taken, not its
             optimizer, steps, schedule and position in the data. Not used when a run is resumed with
-            --ckpt_path. validate and predict take from it what `weights` says.
+            --ckpt_path. validate, predict and test take from it what `weights` says.
         init_weights: which weights of init_from training goes on from: raw, or ema (the average).
         init_ema: whether the average goes on from that of init_from; false starts it from the
             weights that training starts from.
@@ -384,6 +384,9 @@ class PixelHDMModule(LightningModule):
         return drawing_for(item, self.drawing, self.samplers)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
+        return self.draw_batch(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
         return self.draw_batch(batch)
 
 

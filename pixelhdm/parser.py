@@ -253,6 +253,9 @@ def one_sentence(message: str) -> str:
     given = next((line for line in lines if line.startswith("Given value:")), "")
     if missing := re.search(r"No module named '(\w+)'", text):
         text += f"; {how_to_get(missing[1])}"
+    elif text == "Expected a list" and keys:
+        text = f"must be a list, got {given.removeprefix('Given value:').strip()}; write "
+        text += f"--{'.'.join(keys)}+=… for each, or '[…]'"
     elif given and not re.search("value:|required:|, got ", text) and "NestedArg" not in given:
         text += f", got {given.removeprefix('Given value:').strip().rstrip('.')}"
     return f"{'.'.join(keys)}: {text}." if keys else f"{text}."

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,29 @@ def gather_objects(own: Any) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, own)
     return parts
+
+
+class Meeting:
+    """Where the processes of a run wait for each other, a week if need be: the run's own group
+    gives up after half an hour. All must make it, and close it, together.
+    """
+
+    def __init__(self) -> None:
+        self.group: Any = None
+        if are_several():
+            patience = timedelta(weeks=1)
+            self.group = torch.distributed.new_group(backend="gloo", timeout=patience)
+
+    def wait(self) -> None:
+        """Return once all are here."""
+        if self.group is not None:
+            torch.distributed.barrier(self.group)
+
+    def close(self) -> None:
+        """Wait for the last time."""
+        self.wait()
+        if self.group is not None:
+            torch.distributed.destroy_process_group(self.group)
 
 
 def leave_group() -> None:

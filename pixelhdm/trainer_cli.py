@@ -1,4 +1,4 @@
-"""LightningCLI with the parts of PixelHDM: the commands fit, validate and predict."""
+"""LightningCLI with the parts of PixelHDM: the commands fit, validate, predict and test."""
 
 import logging
 import re
@@ -18,9 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pixelhdm.callbacks.bad_samples import BadSamples
 from pixelhdm.callbacks.checkpoint import RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
+from pixelhdm.callbacks.evaluate import Evaluate
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.perceptual_balance import PerceptualBalance
 from pixelhdm.callbacks.progress import StepProgress
+from pixelhdm.callbacks.quality import Quality
 from pixelhdm.callbacks.random_state import RandomState
 from pixelhdm.callbacks.repa_early_stop import RepaEarlyStop
 from pixelhdm.callbacks.run_record import RunRecord
@@ -43,6 +45,10 @@ from pixelhdm.data.paintings import Paintings
 from pixelhdm.data.samplers import BufferedShufflePlan, RandomPlan, SequentialPlan
 from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError, check_at_least, one_line
+from pixelhdm.evaluation.extractors.clip_features import ClipFeatures
+from pixelhdm.evaluation.extractors.dino_features import DinoFeatures
+from pixelhdm.evaluation.extractors.inception import InceptionFeatures
+from pixelhdm.evaluation.extractors.lite_features import LiteFeatures
 from pixelhdm.files import replacing
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import (
@@ -79,8 +85,10 @@ from pixelhdm.training.optim.schedules import (
 
 USAGE = "[-c FILE]... [--key=value]..."
 WORD = re.compile(r"(?!null)\w+")
-SUBCOMMANDS = ("fit", "validate", "predict")
+SUBCOMMANDS = ("fit", "validate", "predict", "test")
+DRAWING = {"predict": SaveImages, "test": Evaluate}  # and what writes the images
 TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
+REFERENCE = "data.train"  # test compares with it
 
 # In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
 CALLBACKS = {
@@ -92,7 +100,9 @@ CALLBACKS = {
     "ema": EMA,
     "throughput": Throughput,
     "sample_images": SampleImages,
+    "quality": Quality,
     "save_images": SaveImages,
+    "evaluate": Evaluate,
     "checkpoint": RunCheckpoint,
 }
 # Imported so that a config may call them by their bare names and --help lists them.
@@ -101,6 +111,7 @@ BY_NAME = (
     AdamsSampler,
     BufferedShufflePlan,
     ClassConditioner,
+    ClipFeatures,
     ConstantSchedule,
     CosineSchedule,
     DINOv2,
@@ -108,6 +119,7 @@ BY_NAME = (
     DPM2MSampler,
     DPM2SSampler,
     Digits,
+    DinoFeatures,
     DinoPerceptualLoss,
     EulerSampler,
     FrequencyLoss,
@@ -115,6 +127,8 @@ BY_NAME = (
     Guidance,
     HeunSampler,
     ImageFolder,
+    InceptionFeatures,
+    LiteFeatures,
     LpipsLoss,
     Mix,
     MuonAdamW,
@@ -133,7 +147,7 @@ BY_NAME = (
 )
 HELP = {
     "ckpt_path": "checkpoint file, or last: the run folder's checkpoint with the most steps. fit "
-    "resumes everything from it; validate and predict take its weights.",
+    "resumes everything from it; validate, predict and test take its weights.",
     "trainer.logger": "loggers in the place of the run's own, CSV and TensorBoard; false for none. "
     "For Weights & Biases beside them use wandb.",
     "weights_only": "has no effect: checkpoints are always read without running code in them.",
@@ -142,6 +156,7 @@ QUIET = (
     "module\\(s\\) in eval mode",  # the EMA copy is meant to be
     "your dataloader is not resumable",  # the data module keeps the position
     "Total length of `DrawLoader` across ranks is zero",  # all images are there already
+    "Total length of `ChunkLoader` across ranks is zero",
     "Total length of `list` across ranks is zero",  # no held-out images
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning against a newer torch
 )
@@ -235,6 +250,14 @@ class PixelHDMCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             parser.add_argument(
+                "--save_npz",
+                type=bool,
+                default=False,
+                help="write all images as one array too, arr_0 in samples_….npz, with their "
+                "classes, arr_1, as guided-diffusion's evaluator reads them; they must have one "
+                "size.",
+            )
+            parser.add_argument(
                 "--trajectory",
                 type=Trajectory | None,
                 default=None,
@@ -249,7 +272,8 @@ class PixelHDMCLI(LightningCLI):
                 default=None,
                 help="draw each image with several settings and compare them on sheets: {scales: "
                 "[1, 2, 4], steps: [5, 25], samplers: [EulerSampler, HeunSampler]}, each of which "
-                "may be left out; samplers without steps take their own, 50 by default.",
+                "may be left out; samplers without steps take their own, 50 by default. "
+                "It is for looking; main.py sweep decides by scores.",
             )
         for action in parser._actions:
             action.help = HELP.get(action.dest, action.help)
@@ -294,16 +318,18 @@ class PixelHDMCLI(LightningCLI):
                 check_resumed_run(folder, config.ckpt_path)
             return
         self.check_weights(config.ckpt_path, config.model.init_from, folder)
-        if self.subcommand == "predict":
+        if self.subcommand in DRAWING:
             self.run_config.ckpt_path = config.ckpt_path  # with what the images are drawn
             self.run_config.model.init_from = config.model.init_from
-            config.return_predictions = False
             for key in TRAINING_ONLY:
-                config[key] = None
+                if key != REFERENCE or self.subcommand == "predict":
+                    config[key] = None
+        if self.subcommand == "predict":
+            config.return_predictions = False
 
     def check_weights(self, ckpt_path: str | None, init_from: str | None, folder: str) -> None:
-        """Raise a UserError unless it is clear which weights validate and predict are to take: the
-        config of a later stage names the stage before it.
+        """Raise a UserError unless it is clear which weights validate, predict and test are to
+        take: the config of a later stage names the stage before it.
         """
         if ckpt_path is not None:
             return
@@ -325,7 +351,7 @@ class PixelHDMCLI(LightningCLI):
         if config.data.seed is None:
             self.datamodule.seed = int(config.seed_everything)
         sweep = self.config_init[self.subcommand].get("sweep")
-        if sweep is not None:
+        if self.subcommand == "predict" and sweep is not None:
             self.model.samplers = sweep.by_name(self.model.sampler)
             self.datamodule.variants = sweep.variants(self.model.sampler)
 
@@ -360,8 +386,11 @@ class PixelHDMCLI(LightningCLI):
         for callback in trainer.callbacks:
             if isinstance(callback, SaveConfig):
                 callback.config = self.run_config
+            if isinstance(callback, DRAWING.get(self.subcommand, ())):
+                parser = self._parser(self.subcommand)
+                callback.config = parser.dump(self.run_config, skip_none=False)
             if isinstance(callback, SaveImages) and self.subcommand == "predict":
-                callback.config = self._parser("predict").dump(self.run_config, skip_none=False)
+                callback.writes_npz = given.save_npz
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -397,12 +426,16 @@ class PixelHDMCLI(LightningCLI):
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """Arguments in which a word alone that follows --trajectory is its format."""
+    """Arguments in which a word alone that follows --trajectory is its format, and --save_npz alone
+    means true.
+    """
     found = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = argument.partition("=")
         if name == "--trajectory" and WORD.fullmatch(value if equals else following):
             name += ".format"
+        if argument == "--save_npz" and following.lower() not in ("true", "false"):
+            equals, value = "=", "true"
         found.append(name + equals + value)
     return found
 

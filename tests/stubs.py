@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pixelhdm.data.source import BadSample, ImageSource, Record
 from pixelhdm.errors import UserError
+from pixelhdm.evaluation.extractors.extractor import Extractor, Features
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.network import Network, Prediction
@@ -124,3 +125,47 @@ class HashConditioner(Conditioner):
 
     def empty(self, batch_size: int) -> Context:
         return self([""] * batch_size)
+
+
+class Colours(nn.Module):
+    """Means and spreads of the colours of an image and of its four quarters: 30 numbers.
+
+    Args:
+        has_more: whether the first 6 of them come as `spatial` too and 4 sums as `logits`.
+    """
+
+    def __init__(self, has_more: bool):
+        super().__init__()
+        self.has_more = has_more
+
+    def forward(self, pixels: Tensor) -> Features:
+        values = pixels.movedim(-1, 1).float() / 255
+        height, width = values.shape[-2] // 2, values.shape[-1] // 2
+        quarters = values.unfold(2, height, height).unfold(3, width, width).flatten(2, 3)
+        parts = [values.flatten(2)[:, :, None], quarters.flatten(3)]
+        pooled = [torch.cat([p.mean(-1), p.std(-1)], dim=1).flatten(1) for p in parts]
+        pool = torch.cat(pooled, dim=1)
+        return Features(pool, pool[:, :6], 8 * pool[:, :4]) if self.has_more else Features(pool)
+
+
+class ColourFeatures(Extractor):
+    """An extractor without weights that looks at colours.
+
+    Args:
+        kind: which scores it is for: inception (with spatial features and logits), plain or clip.
+        key: its name in files.
+        is_published: whether its weights count as those of the published FID.
+    """
+
+    label, dim, resize = "Colours", 30, "none"
+
+    def __init__(self, kind: str = "plain", key: str = "colours", is_published: bool = False):
+        super().__init__()
+        self.kind, self.key, self.is_published = kind, key, is_published
+
+    @property
+    def is_official(self) -> bool:
+        return self.is_published
+
+    def read(self) -> nn.Module:
+        return Colours(self.kind == "inception")

@@ -133,7 +133,7 @@ def test_what_a_file_has_in_the_wrong_place_is_told(error, tmp_path_factory, tex
         ("--model.network.patch_depth=null", "patch_depth: Expected a int. Got value: None."),
         ("--model.loss.extra=[nowhere.L1]", "a file nowhere.py must lie beside main.py, or its"),
         ("--zclip=null", "error: zclip: must hold settings or name a file of them, got null."),
-        ("--trainer.plugins=Foo", "Expected a list, got Foo."),
+        ("--trainer.plugins=Foo", "must be a list, got Foo; write --trainer.plugins+=… for each"),
         ("--trainer.strategy=foo", "invalid strategy name: `strategy='foo'`"),
         ("--trainer.callbacks=[EMA]", "must not hold EMA, which every run has, got another one. S"),
         ("--data.draw.clases=3", "Did you mean data.draw.classes or data.draw.seed?"),
@@ -205,7 +205,7 @@ def test_classes_that_do_not_belong_are_refused(error, flag, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "expected .subcommand. to be one of {fit,validate,predict}"),
+        ([], "expected .subcommand. to be one of {fit,validate,test,predict}"),
         (["train"], "invalid choice: 'train'"),
         (["fit"], "the following arguments are required: .*model.network.*data.batch_size"),
         (["fit", "-c", "nothing.yaml"], "does not exist: .*nothing.yaml"),

@@ -2,8 +2,9 @@
 benchmarks read.
 """
 
+import re
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,18 @@ from pixelhdm.callbacks.image_facts import has_facts, write_png
 from pixelhdm.data.draws import DrawItem, DrawList, by_group
 from pixelhdm.data.prompt_fields import IMAGE_ENDING, Prompt
 from pixelhdm.errors import UserError
+from pixelhdm.evaluation.npz import npz_name, write_image_npz
 from pixelhdm.files import replacing
 from pixelhdm.inference.showing.grid import NO_BREAK, Pixels, labelled_grid, tiled
 
 GRID_ROWS, GRID_COLUMNS = 20, 20
 DPG_COLUMNS, DPG_FOLDER = 2, "grids"
 SHEETS = "sweep"
+
+
+def folder_name(words: list[str]) -> str:
+    """What a folder is called that is named after settings."""
+    return re.sub(r"[^\w=.,-]+", "_", "_".join(words))
 
 
 def pixels(file: Path) -> Pixels:
@@ -33,6 +40,23 @@ def write_class_grid(folder: Path, items: list[DrawItem]) -> None:
     rows = [(g[0].label, [pixels(folder / i.file) for i in g[:GRID_COLUMNS]]) for g in groups]
     with replacing(folder / "grid.png") as temporary:
         labelled_grid(rows).save(temporary, "png")
+
+
+def write_npz(folder: Path, items: list[DrawItem]) -> Path:
+    """samples_….npz: all images as arr_0, their classes as arr_1; they have one size.
+
+    Classes or prompts come in turn: guided-diffusion's inception score is a mean over parts in
+    the file's order, each of which must hold all of them.
+    """
+    size = items[0].height, items[0].width
+    in_turn = zip_longest(*by_group(items))
+    items = [item for images in in_turn for item in images if item is not None]
+    classes = [item.condition for item in items if isinstance(item.condition, int)]
+    labels = np.array(classes) if classes else None
+    file = folder / npz_name(len(items), *size)
+    images = (pixels(folder / item.file) for item in items)
+    write_image_npz(file, images, len(items), *size, labels)
+    return file
 
 
 def check_folder(folder: Path, draw_list: DrawList) -> None:

@@ -105,7 +105,21 @@ class StepProgress(ProgressBar):
     ) -> None:
         self.count(trainer, batch, batch_idx)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin(sum(trainer.num_test_batches), 0, "test")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        self.count(trainer, batch, batch_idx)
+
     def count(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:
-        """Count a batch of validate or predict."""
+        """Count a batch of validate, predict or test."""
         done = batch_idx + 1
         self.advance(done, len(batch["seed"]) * trainer.world_size, {}, done == self.total)

@@ -1,6 +1,5 @@
 """What predict draws, as files."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,15 @@ from pixelhdm.callbacks.image_facts import has_facts, own_facts, shared_facts, w
 from pixelhdm.callbacks.layouts import (
     DPG_FOLDER,
     check_folder,
+    folder_name,
     write_class_grid,
     write_dpg_grids,
     write_geneval_metadata,
+    write_npz,
     write_sheets,
 )
 from pixelhdm.data.draws import DrawItem
+from pixelhdm.evaluation.draws import one_size
 from pixelhdm.files import TEMPORARY, replacing
 from pixelhdm.inference.drawable import check_drawable, check_solvers, check_weaker
 from pixelhdm.inference.listed import num_calls
@@ -47,12 +49,14 @@ class SaveImages(Callback):
 
     Attributes:
         config: the resolved config as YAML; the command line sets it.
+        writes_npz: whether to write all images as one array too, for the evaluators of others; the
+            command line sets it.
         is_whole: whether all is there that is to lie beside an image; SaveTrajectory sets it.
         way_of: the file that shows how an image came to be, if there is one; SaveTrajectory too.
     """
 
     def __init__(self, folder: str | None = None):
-        self.folder, self.config = folder, ""
+        self.folder, self.config, self.writes_npz = folder, "", False
         self.shared: dict[str, str] = {}
         self.target = Path()
         self.told: dict[DrawItem, dict[str, str]] = {}
@@ -70,6 +74,8 @@ class SaveImages(Callback):
         check_weaker(items, pl_module.model(), guidance)
         if data.draw_list.layout == "sweep" and len(items) > MANY:
             rank_zero_info(f"The sweep has {len(items):,} pictures.")
+        if self.writes_npz:
+            one_size(items)
         data.find_drawn = partial(self.find_drawn, trainer, pl_module)
 
     def find_drawn(self, trainer: Trainer, pl_module: PixelHDMModule) -> set[str]:
@@ -110,9 +116,7 @@ class SaveImages(Callback):
             named |= {"image": Path(start.image.name).stem, "strength": f"{start.strength:g}"}
             named |= {} if start.source is None else {"source": str(start.source)[:30]}
         words = ["sweep"] * is_sweep + [f"{name}={value}" for name, value in named.items()]
-        return (
-            Path(trainer.default_root_dir) / "predict" / re.sub(r"[^\w=.,-]+", "_", "_".join(words))
-        )
+        return Path(trainer.default_root_dir) / "predict" / folder_name(words)
 
     def facts_of(self, item: DrawItem, pl_module: PixelHDMModule) -> dict[str, str]:
         """What the file of an image tells."""
@@ -164,6 +168,10 @@ class SaveImages(Callback):
                 contact_sheet(items, self.told, sheets, self.way_of), encoding="utf-8"
             )
         left = len(drawn.items) - len(items)
+        if self.writes_npz and not left:
+            print(f"All images as one array: {write_npz(self.target, items)}")
+        elif self.writes_npz:
+            print("The array of all images is written once none is left.")
         print(
             f"Drew {len(written)} images, {len(there)} were there already"
             f"{f', {left} are left' if left else ''}. Look at them: {self.target / PAGE}"

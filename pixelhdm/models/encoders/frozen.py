@@ -12,9 +12,14 @@ class Frozen(ABC):
     """Base of pretrained networks that are used and never trained.
 
     Not an nn.Module: the network is in no checkpoint, optimizer, average or DDP wrapper, and stays
-    in eval mode. It is read at first use, its parameters in bfloat16 on a GPU and in float32
+    in eval mode. It is read at first use, its parameters in `gpu_dtype` on a GPU and in float32
     elsewhere; its buffers keep their type, for rotary frequencies do not bear bfloat16.
+
+    Attributes:
+        gpu_dtype: type of its parameters on a GPU.
     """
+
+    gpu_dtype = torch.bfloat16
 
     def __init__(self) -> None:
         self.network: nn.Module | None = None
@@ -36,7 +41,7 @@ class Frozen(ABC):
             # Neither the run's random numbers nor validation's inference mode may notice.
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                 network = self.read().eval().requires_grad_(False).to(device)
-                dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+                dtype = self.gpu_dtype if device.type == "cuda" else torch.float32
                 for parameter in network.parameters():
                     parameter.data = parameter.data.to(dtype)
             self.network, self.device = network, device
