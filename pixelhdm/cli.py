@@ -49,8 +49,8 @@ SPELLINGS = {"prepare": spelled_out, "report": folders_spelled_out}
 RESERVED = {"from": ("family", FROM)}
 
 
-def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
-    """Do what sys.argv asks a kind of command line for, and give it back with what it built."""
+def run_cli(command_line: type[PixelHDMCLI], arguments: list[str]) -> PixelHDMCLI:
+    """Do what arguments ask a kind of command line for, and give it back with what it built."""
     return command_line(
         PixelHDMModule,
         PixelHDMDataModule,
@@ -59,6 +59,7 @@ def run_cli(command_line: type[PixelHDMCLI]) -> PixelHDMCLI:
         save_config_kwargs={"save_to_log_dir": False},
         auto_configure_optimizers=False,
         seed_everything_default=0,
+        args=arguments,
         parser_kwargs={
             "allow_abbrev": False,
             "description": "Train and sample image diffusion transformers on pixels.",
@@ -86,12 +87,13 @@ def main() -> None:
         if name in COMMANDS:
             run_command(name, COMMANDS[name])
             return
-        command_line = PixelHDMCLI
+        command_line, arguments = PixelHDMCLI, sys.argv[1:]
+        # sys.argv stays: with it Lightning starts the other processes of a run.
         if name == "cache-text":
-            sys.argv[1], command_line = "fit", CacheTextCLI
+            arguments[0], command_line = "fit", CacheTextCLI
         if name == "sweep":
-            sys.argv[1], command_line = "test", SweepCLI
-        run_cli(command_line)
+            arguments[0], command_line = "test", SweepCLI
+        run_cli(command_line, arguments)
         leave_group()
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")

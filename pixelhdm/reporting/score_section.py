@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,26 +121,36 @@ def sweeps(runs: list[Run]) -> Section:
     """The settings that sweeps have tried, the best first."""
     parts = []
     for run in runs:
-        groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple, dict[str, dict[str, Any]]] = defaultdict(dict)
         for entry in run.evaluations:
             if entry["kind"] == "sweep":
-                same = (entry["step"], entry["num_images"], str(entry["reference"]))
-                groups[same].append(entry)
+                place = Path(str(entry["folder"]))
+                same = (entry["step"], entry["num_images"], str(entry["reference"]), place.parent)
+                setting = str((entry["checkpoint"], entry["weights"], entry["settings"]))
+                groups[same][setting] = entry  # the last of each counts
         named = f"{run.name}: " if len(runs) > 1 else ""
-        parts += [sweep(named, entries) for entries in groups.values()]
+        parts += [sweep(named, list(entries.values())) for entries in groups.values()]
     return Section("sweep", "Sweep", "".join(parts))
 
 
 def sweep(named: str, entries: list[dict[str, Any]]) -> str:
     """The settings of one sweep as a table; the best of each score stands out."""
-    settings = [{"weights": entry["weights"], **flattened(entry["settings"])} for entry in entries]
+    settings = [
+        {
+            "weights": entry["weights"],
+            "checkpoint": Path(str(entry["checkpoint"])).stem,  # tells averages apart
+            **flattened(entry["settings"]),
+        }
+        for entry in entries
+    ]
     names = list(dict.fromkeys(name for own in settings for name in own))
     differ = [name for name in names if len({str(own.get(name)) for own in settings}) > 1]
     by_name = [{score.name: score for score in scores_of(entry)} for entry in entries]
     heads = list(dict.fromkeys(name for own in by_name for name in own))
     best = {name: min((own[name] for own in by_name if name in own), key=rank) for name in heads}
     rows = []
-    order = sorted(range(len(entries)), key=lambda n: rank(next(iter(by_name[n].values()))))
+    metric = next((name for name in heads if name.startswith(("KID", "KD-"))), heads[0])
+    order = sorted(range(len(entries)), key=lambda n: rank(by_name[n].get(metric, best[metric])))
     for number in order:
         cells = [escape(str(settings[number].get(name, "–"))) for name in differ]
         for name in heads:
@@ -149,7 +160,7 @@ def sweep(named: str, entries: list[dict[str, Any]]) -> str:
         rows.append(cells)
     first = entries[0]
     title = f"{named}{len(entries)} settings at step {first['step']:,}"
-    top = scores_of(entries[order[0]])[0]
+    top = best[metric]
     words = ", ".join(f"{name} {settings[order[0]].get(name, '–')}" for name in differ)
     told = f"Best by {top.name}: {words or 'the only one'}: {shown(top)}"
     floors = [f"{s.name} {readable(s.floor)}" for s in by_name[order[0]].values() if s.floor]

@@ -10,7 +10,7 @@ from pixelhdm.inference.draw import Drawing
 from pixelhdm.sweeping.averages import Averaged
 
 FULL = 50_000  # images of published scores
-REPLACED = ("--sweep.", "--ckpt_path", "--evaluate.num_images", "--evaluate.folder")
+REPLACED = ("--sweep", "--ckpt_path", "--evaluate.num_images", "--evaluate.folder")
 
 
 def overlay(averaged: Averaged, drawing: Drawing, told: str) -> str:
