@@ -209,13 +209,10 @@ class PixelHDMDataModule(LightningDataModule):
 
     def to_test(self) -> DrawList:
         """One image of each class that the model knows, or of each prompt."""
-        draw, conditioner = (
-            replace(self.draw, num_images=1),
-            self.trainer.lightning_module.conditioner,
-        )
+        draw = replace(self.draw, num_images=1)
         if self.prompts is not None:
-            draw = replace(draw, classes=None)
             return prompt_draws(read_prompts(self.prompts), draw, self.draw_size)
+        conditioner = self.trainer.lightning_module.conditioner
         if not isinstance(conditioner, ClassConditioner):
             raise UserError(
                 "data.prompts must say what to draw where the condition is text, got none. Set "
