@@ -59,6 +59,14 @@ class Network(nn.Module, ABC):
         """
 
     @property
+    def all_blocks(self) -> list[nn.Module]:
+        """The blocks, in the order of their registration: what is compiled, sharded and computed
+        again one by one.
+        """
+        lists = (part for part in self.modules() if isinstance(part, nn.ModuleList))
+        return [block for blocks in lists for block in blocks]
+
+    @property
     def last_layer(self) -> nn.Linear:
         """The linear layer whose output is the image."""
         raise UserError(
