@@ -12,7 +12,8 @@ Parts, each a table:
     checkpointing   forward and backward by grad_checkpoint, without REPA. Kept: the storages that
                     autograd keeps for the backward pass, parameters left out (with bf16 their
                     copies are among them); a block that is computed again comes on top, one at a
-                    time. CUDA: also the highest torch.cuda.max_memory_allocated.
+                    time. What selective keeps is counted from torch 2.14 on. CUDA: also the highest
+                    torch.cuda.max_memory_allocated, and every mode with activation_offload.
     optimizers      a step of each on the same gradients, its state, and the GFLOP of its matrix
                     products beside those of forward and backward (three forwards); 8-bit AdamW
                     where bitsandbytes is installed.
@@ -35,6 +36,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
+from typing import get_args
 
 import torch
 import yaml
@@ -54,7 +56,7 @@ from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.encoders.dino import DINOv3
 from pixelhdm.models.flops import ForwardFlop, count_flop, synchronize
-from pixelhdm.models.network import Network, Prediction
+from pixelhdm.models.network import GradCheckpoint, Network, Prediction
 from pixelhdm.models.pixelhdm import PixelHDM
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.training.losses.frequency import FrequencyLoss
@@ -69,26 +71,36 @@ LR, NUM_CLASSES = 1e-6, 1000
 Cases = dict[str, Callable[[], object]]
 
 
-def arguments() -> tuple[ArgumentParser, Namespace]:
+def network_parser(description: str, **init_args: int) -> ArgumentParser:
+    """Flags that choose a network, its images and where it runs; without a file, `init_args` are
+    the default's.
+    """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("-c", "--config", action="append", default=[])
-    network = {"class_path": f"{PixelHDM.__module__}.{PixelHDM.__name__}", "init_args": {}}
-    for file in first.parse_known_args()[0].config:
+    files = first.parse_known_args()[0].config
+    network = {"class_path": f"{PixelHDM.__module__}.{PixelHDM.__name__}"}
+    network["init_args"] = {} if files else init_args
+    for file in files:
         model = (yaml.safe_load(Path(file).read_text()) or {}).get("model") or {}
         found = model.get("network") or {}
         network["class_path"] = found.get("class_path", network["class_path"])
         network["init_args"] |= found.get("init_args", {})
 
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=description)
     parser.add_argument(
         "-c", "--config", action="append", type=str, help="project YAML; its model.network is timed"
     )
     parser.add_subclass_arguments(Network, "network", default=network)
     parser.add_argument("--size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=3)
+    return parser
+
+
+def arguments() -> tuple[ArgumentParser, Namespace]:
+    parser = network_parser(__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     return parser, parser.parse_args()
 
@@ -218,21 +230,28 @@ def terms_alone(bench: Bench, *terms: LossTerm) -> Cases:
 
 def time_checkpointing(parser: ArgumentParser, args: Namespace) -> None:
     bench = Bench(parser, args, VelocityLoss(), FrequencyLoss())
+    network, on_cuda = bench.module.network, bench.device.type == "cuda"
 
-    def run(mode: str) -> None:
-        bench.module.network.grad_checkpoint = mode
+    def choose(mode: str, offload: bool) -> None:
+        network.grad_checkpoint, network.activation_offload = mode, offload
+
+    def run(mode: str, offload: bool) -> None:
+        choose(mode, offload)
         bench.step()
 
-    cases = {mode: partial(run, mode) for mode in ("none", "pixel", "all")}
+    modes = {mode: (mode, False) for mode in get_args(GradCheckpoint)}
+    if on_cuda:  # kept is then what stays on the device, the last block's apart
+        modes |= {f"{mode}, offloaded": (mode, True) for mode in get_args(GradCheckpoint)}
+    cases = {name: partial(run, *chosen) for name, chosen in modes.items()}
     columns, first = defaultdict(list), None
-    for mode in cases:
-        bench.module.network.grad_checkpoint = mode
+    for chosen in modes.values():
+        choose(*chosen)
         kept, peak, numbers = measure(bench)
         first = first or (kept, numbers)
         columns["kept MiB"].append(f"{kept / 2**20:.1f}")
         columns["saved"].append(f"{1 - kept / first[0]:.1%}")
         columns["loss and gradient norm"].append("equal" if numbers == first[1] else "differ")
-        if bench.device.type == "cuda":
+        if on_cuda:
             columns["peak MiB"].append(f"{peak / 2**20:.1f}")
     print_table("checkpointing", bench.seconds(cases), "none", **columns)
 
@@ -287,6 +306,7 @@ def time_callbacks(parser: ArgumentParser, args: Namespace) -> None:
     strategy = SingleDeviceStrategy(bench.device)
     trainer = SimpleNamespace(global_step=0, precision_plugin=None, strategy=strategy)
     ema.setup(trainer, module, "fit")
+    ema.on_train_start(trainer, module)
     warnings.filterwarnings("ignore", ".*`self.log")  # nobody listens
 
     def step() -> None:

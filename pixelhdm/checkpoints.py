@@ -1,18 +1,20 @@
-"""Checkpoint files: written whole, read with a reason when they cannot be, and fitted by key."""
+"""Checkpoints: written whole, read with a reason when they cannot be, and fitted by key."""
 
 import io
+import os
 import re
-from collections.abc import Mapping
-from importlib import import_module
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
+from pixelhdm.checkpoint_files import META, CheckpointFolder, load_file
 from pixelhdm.errors import UserError
 from pixelhdm.files import TEMPORARY, replacing
 
@@ -36,18 +38,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(path) as temporary:
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"checkpoint {path} must be writable, got: {first_line(error)}. Earlier ones are "
-                "intact; make room, then resume or run the command again."
-            ) from error
+            raise UserError(not_writable(path, first_line(error))) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
-        if RECONSTRUCTION not in checkpoint:
-            check_parts(checkpoint, path, LOADABLE)
+        check_loadable(checkpoint, path)
         return checkpoint
+
+
+def not_writable(path: str | Path, reason: str) -> str:
+    """What to tell a person whose checkpoint could not be written."""
+    return (
+        f"checkpoint {path} must be writable, got: {reason}. Earlier ones are intact; make room, "
+        "then resume or run the command again."
+    )
+
+
+def check_loadable(checkpoint: Mapping[str, Any], source: str | Path) -> None:
+    """Raise a UserError if Lightning could not load this checkpoint."""
+    if RECONSTRUCTION not in checkpoint:
+        check_parts(checkpoint, source, LOADABLE)
 
 
 def check_whole(checkpoint: Mapping[str, Any], source: str | Path) -> None:
@@ -65,23 +77,57 @@ def check_parts(checkpoint: Mapping[str, Any], source: str | Path, parts: tuple[
         )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, without running any code that is inside it.
+def read_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint, a file or a folder, to the CPU, without running any code that is inside
+    it; with `mapped` the tensors of a file are read when they are used.
 
     Raises:
         UserError: it is missing, torn, or not one of PixelHDM's.
     """
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "does not exist"
+    check_there(path)
+    with readable(path):
+        is_folder = Path(path).is_dir()
+        checkpoint = CheckpointFolder(path).whole() if is_folder else load_file(path, mapped)
+    check_state(checkpoint, path)
+    return checkpoint
+
+
+def open_folder(
+    path: str | Path, checked: Callable[[int], Iterable[int]] = range
+) -> CheckpointFolder:
+    """A checkpoint's folder, see CheckpointFolder, whose tensors are read when they are asked for.
+
+    Raises:
+        UserError: it is torn, or not one of PixelHDM's.
+    """
+    with readable(path):
+        folder = CheckpointFolder(path, checked)
+    check_state(folder.content, path)
+    return folder
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is that of a checkpoint: a file, or a folder which processes have written."""
+    path = Path(path)
+    is_folder = path.is_dir() and (path.suffix == ENDING or (path / META).is_file())
+    return is_folder or path.is_file()
+
+
+def check_there(path: str | Path) -> None:
+    """Raise a UserError unless a path is that of a checkpoint."""
+    if not is_checkpoint(path):
+        what = "is another folder" if Path(path).is_dir() else "does not exist"
         raise UserError(
-            f"checkpoint must be a file, got {path}, which {what}. Look into runs/*/{FOLDER}/."
+            f"checkpoint must be a file or a folder step_…{ENDING}, got {path}, which {what}. Look "
+            f"into runs/*/{FOLDER}/."
         )
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a checkpoint into a sentence."""
     try:
-        with ZipFile(path) as archive:  # torch.load does not look at the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise BadZipFile(f"wrong checksum of {damaged}")
-        checkpoint = load_file(path)
+        yield
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
@@ -95,30 +141,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} is torn or not a checkpoint ({first_line(error)}). Use an earlier "
             "one from the same folder."
         ) from error
+
+
+def check_state(checkpoint: Any, path: str | Path) -> None:
+    """Raise a UserError unless there are weights in what was read."""
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
             f"checkpoint {path} must hold a state_dict of tensors, got a file without one. Is it "
             "from PixelHDM?"
         )
-    return checkpoint
-
-
-def load_file(path: str | Path) -> Any:
-    """The content of a file; states of torchao's optimizers are readable once it is imported."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        if "torchao" not in str(error):
-            raise
-        try:
-            import_module("torchao.optim")
-        except ModuleNotFoundError as missing:
-            raise UserError(
-                f"checkpoint {path} must be read with torchao, whose optimizer states it holds, "
-                "got none. Run pip install torchao."
-            ) from missing
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def unreadable_class(error: Exception) -> str | None:
@@ -170,7 +202,7 @@ def last_checkpoint(run_folder: str | Path) -> Path:
 
 
 def trained_file(path: str | Path, name: str = "init_from") -> Path:
-    """The checkpoint that a path means: a file, or the one with the most steps of a run's folder;
+    """The checkpoint that a path means: itself, or the one with the most steps of a run's folder;
     `name` is that of the setting.
 
     Raises:
@@ -178,7 +210,7 @@ def trained_file(path: str | Path, name: str = "init_from") -> Path:
     """
     if str(path) == "":
         raise UserError(f"{name} must be a file or a run's folder, got nothing. Leave it out.")
-    if Path(path).is_file():
+    if is_checkpoint(path):
         return Path(path)
     found = checkpoints_of(path)
     if not found:
@@ -222,9 +254,27 @@ def step_of(file: Path) -> int:
 
 
 def remove_leftovers(run_folder: str | Path) -> None:
-    """Delete the unfinished files that a killed run of this folder left behind."""
-    for file in (Path(run_folder) / FOLDER).glob(f".*{TEMPORARY}"):
-        file.unlink()
+    """Delete the unfinished checkpoints that a killed run of this folder left behind."""
+    for left in (Path(run_folder) / FOLDER).glob(f".*{TEMPORARY}"):
+        delete(left)
+
+
+def delete(checkpoint: Path) -> None:
+    """Delete a checkpoint, which is whole or not there at any moment."""
+    if not checkpoint.is_dir():
+        checkpoint.unlink()
+        return
+    gone = temporary_name(checkpoint)
+    if gone != checkpoint:
+        shutil.rmtree(gone, ignore_errors=True)
+    os.replace(checkpoint, gone)
+    shutil.rmtree(gone)
+
+
+def temporary_name(checkpoint: Path) -> Path:
+    """The name of a checkpoint's folder while it is not whole."""
+    name = checkpoint.name
+    return checkpoint.with_name(name if name.endswith(TEMPORARY) else f".{name}{TEMPORARY}")
 
 
 def raw_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,9 +20,12 @@ from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.demo.command import demo
 from pixelhdm.errors import UserError, one_line
 from pixelhdm.export import export
+from pixelhdm.launching import resuming_command
+from pixelhdm.liveness import end_if_broken, end_if_lost, leave_watch
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.parser import Parser, build_error
+from pixelhdm.plan_cli import PlanCLI
 from pixelhdm.processes import leave_group
 from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.report import folders_spelled_out, report
@@ -42,6 +44,12 @@ COMMANDS = {
     "report": report,
     "stats": stats,
     "score": score,
+}
+# Those that take the flags of one of Lightning's, with what they do in its place.
+COMMAND_LINES = {
+    "cache-text": ("fit", CacheTextCLI),
+    "plan": ("fit", PlanCLI),
+    "sweep": ("test", SweepCLI),
 }
 # How their arguments are rewritten first.
 SPELLINGS = {"prepare": spelled_out, "report": folders_spelled_out}
@@ -63,14 +71,6 @@ def run_cli(command_line: type[PixelHDMCLI], arguments: list[str]) -> PixelHDMCL
         parser_kwargs={
             "allow_abbrev": False,
             "description": "Train and sample image diffusion transformers on pixels.",
-            "epilog": "Beside these: main.py ema, an average of another length from a run's "
-            "snapshots; main.py prepare, images of any kind as shards to train on; main.py "
-            "cache-text, their captions as a text encoder's states; main.py export, a trained "
-            "model as a folder that draws; main.py convert, published weights as a run of ours; "
-            "main.py demo, a page in the browser that draws; main.py report, a run as one page; "
-            "main.py stats, reference statistics of a dataset for FID and its kin; "
-            "main.py sweep, the settings with the best scores; main.py score, what GenEval's and "
-            "DPG's own programs say. Each has its own --help.",
             **command_line.usages(),
         },
     )
@@ -89,11 +89,10 @@ def main() -> None:
             return
         command_line, arguments = PixelHDMCLI, sys.argv[1:]
         # sys.argv stays: with it Lightning starts the other processes of a run.
-        if name == "cache-text":
-            arguments[0], command_line = "fit", CacheTextCLI
-        if name == "sweep":
-            arguments[0], command_line = "test", SweepCLI
-        run_cli(command_line, arguments)
+        if name in COMMAND_LINES:
+            arguments[0], command_line = COMMAND_LINES[name]
+        go_on = resuming_command(sys.argv)
+        run_watched(command_line, arguments)
         leave_group()
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {error}")
@@ -115,8 +114,20 @@ def main() -> None:
         os._exit(130)  # at once: threads may still wait for a server
     except Interrupted as stop:
         if rank_zero_only.rank == 0:
-            print(f"Stopped and saved. Go on with:    {resuming_command(sys.argv)}", flush=True)
+            print(f"Stopped and saved. Go on with:    {go_on}", flush=True)
         sys.exit(128 + stop.signum)
+
+
+def run_watched(command_line: type[PixelHDMCLI], arguments: list[str]) -> None:
+    """Do what arguments ask for, and tell the other processes of the run how this one ends."""
+    try:
+        run_cli(command_line, arguments)
+        leave_watch()
+    except BaseException as error:
+        end_if_lost()
+        end_if_broken(error)
+        leave_watch(None if isinstance(error, Interrupted) else error)
+        raise
 
 
 def run_command(name: str, function: Callable[..., None]) -> None:
@@ -146,14 +157,3 @@ def refusal_of_lightning(error: Exception) -> UserError | None:
     if not frames or not frames[-1][0].f_globals["__name__"].startswith("lightning."):
         return None
     return UserError(one_line(error))
-
-
-def resuming_command(argv: list[str]) -> str:
-    """The command that continues the run which `argv` started or continued."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "the same command with --ckpt_path last"
-    call = [word for word in argv if not word.startswith("--ckpt_path=")]
-    if "--ckpt_path" in call:
-        at = call.index("--ckpt_path")
-        del call[at : at + 2]
-    return shlex.join(["python", *call, "--ckpt_path", "last"])

@@ -60,16 +60,26 @@ def savings(config: Namespace) -> list[str]:
     part = next((n for n in range(2, batch + 1) if batch % n == 0), 1) if tokens is None else 2
     parts = part * trainer.accumulate_grad_batches
     fewer = f"batch_size={batch // part}" if tokens is None else f"batch_tokens={tokens // part}"
+    mode, on_gpu = network.get("grad_checkpoint", "all"), computes_on_gpu(config)
+    # Of compiled blocks selective computes those of the pixel path again, as pixel does.
+    is_selective = mode == "selective" or (mode == "pixel" and config.model.get("compile"))
+    sparer = "all" if is_selective else "selective"
+    is_whole_on_each = "fsdp2" not in str(trainer.get("strategy")).lower()
     return [
         words
         for words, is_new in (
-            (
-                "--model.network.grad_checkpoint=all",
-                network.get("grad_checkpoint", "all") != "all",
-            ),
+            (f"--model.network.grad_checkpoint={sparer}", mode != "all"),
             (
                 f"--data.{fewer} --trainer.accumulate_grad_batches={parts}",
                 (batch > 1 or tokens is not None) and is_whole,
+            ),
+            (
+                "--model.network.activation_offload=true",
+                on_gpu and not network.get("activation_offload", True),
+            ),
+            (
+                "--ema.device=cpu",
+                on_gpu and is_whole_on_each and config.get("ema.device") == "auto",
             ),
             (
                 "an optimizer with 8-bit states (README, Optimizers)",
@@ -80,3 +90,8 @@ def savings(config: Namespace) -> list[str]:
         )
         if is_new
     ]
+
+
+def computes_on_gpu(config: Namespace) -> bool:
+    """Whether a run has CPU memory beside the memory that did not suffice."""
+    return torch.cuda.is_available() and config.trainer.get("accelerator") != "cpu"

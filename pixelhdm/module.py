@@ -1,6 +1,5 @@
 """The LightningModule: what is trained, one training step, one held-out step, one that draws."""
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from pixelhdm.checkpoints import (
     read_checkpoint,
     trained_file,
 )
+from pixelhdm.compiling import warm_up
 from pixelhdm.data.draws import DrawItem
 from pixelhdm.errors import UserError, check_one_of
 from pixelhdm.inference.draw import Drawing, draw_images
@@ -35,10 +35,17 @@ from pixelhdm.inference.samplers import Image, Sampler, Step, go_on
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.initial_weights import fitting, start_from
 from pixelhdm.mismatch import check_fit
+from pixelhdm.models.attention_kernels import AttentionKernel
+from pixelhdm.models.attention_report import attention_report
+from pixelhdm.models.compiling import compile_blocks
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.network import Network
+from pixelhdm.models.pixel_kernel import PixelKernel, choose_pixel_kernel
+from pixelhdm.models.precision import training_dtype
 from pixelhdm.processes import are_several
-from pixelhdm.training.draws import draw
+from pixelhdm.sharding import check_strategy, is_sharded, shard
+from pixelhdm.training.average import Average
+from pixelhdm.training.draws import SeededRoutes, draw
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.optim.groups import parameter_groups
@@ -70,6 +77,16 @@ class PixelHDMModule(LightningModule):
         init_weights: which weights of init_from training goes on from: raw, or ema (the average).
         init_ema: whether the average goes on from that of init_from; false starts it from the
             weights that training starts from.
+        compile: let torch.compile make the network's blocks faster. fit compiles before its first
+            step, for all sizes of images that it will meet; whatever is compiled later on, for
+            drawing for instance, is reported.
+        pixel_kernel: what computes the modulated norms of the path of pixels: plain, PyTorch's
+            operators, or triton, one kernel in their place on a GPU, meant for runs without
+            compile, which fuses them by itself.
+        attention: what computes attention: auto (flash-attn where it is installed and can, which
+            takes a GPU and half precision; else PyTorch's kernels), sdpa (PyTorch's
+            F.scaled_dot_product_attention always) or flash (flash-attn or an error). The start
+            says which one it is.
 
     Attributes:
         ema: the averaged copy of network and conditioner, where the EMA callback asked for one.
@@ -101,6 +118,9 @@ class PixelHDMModule(LightningModule):
         init_weights: Weights = "raw",
         init_ema: bool = True,
         time_grid: TimeGrid = TimeGrid(),
+        compile: bool = False,
+        pixel_kernel: PixelKernel = "plain",
+        attention: AttentionKernel = "auto",
     ):
         super().__init__()
         check_one_of(Weights, weights=weights, init_weights=init_weights)
@@ -114,6 +134,10 @@ class PixelHDMModule(LightningModule):
             ) from error
         self.sampler, self.guidance, self.time_grid = sampler, guidance, time_grid
         self.flow, self.loss = flow, loss
+        self.network.choose_attention(attention)
+        self.compiles, self.is_compiled = compile, False
+        if not choose_pixel_kernel(network, pixel_kernel):
+            rank_zero_info("pixel_kernel triton needs a GPU with Triton: plain computes the same.")
         self.on_step: Callable[[Step], Image] = go_on
         self.on_losses: Callable[[dict[str, Tensor]], None] = ignore
         self.samplers: dict[str, Sampler] = {}
@@ -122,7 +146,7 @@ class PixelHDMModule(LightningModule):
         self.init_from = None if init_from is None else trained_file(init_from)
         if loss is not None:
             loss.connect(network)
-        self.ema: nn.ModuleDict | None = None
+        self.ema: Average | None = None
         self.profiles: nn.ModuleDict | None = None
         self.step_skipped = False
         self.norm: Tensor | None = None
@@ -135,10 +159,10 @@ class PixelHDMModule(LightningModule):
 
     # What is trained, averaged and loaded ---------------------------------------------------------
 
-    def add_average(self) -> None:
+    def add_average(self, on_cpu: bool = False) -> None:
         """Register a copy of what draws images, for the EMA callback to update."""
         parts = {"network": self.network, "conditioner": self.conditioner}
-        self.ema = copy.deepcopy(nn.ModuleDict(parts)).float().requires_grad_(False).eval()
+        self.ema = Average(parts, on_cpu)
 
     def averaged(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Pairs of averaged and raw parameter."""
@@ -190,8 +214,44 @@ class PixelHDMModule(LightningModule):
             self.take_initial_weights(stage)
             self.has_trained = stage == "fit"
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process has a part of the weights, so that all must compute together."""
+        return is_sharded(self.network)
+
+    def configure_model(self) -> None:
+        """Say what computes attention; shard what is trained and averaged, where the strategy asks
+        for it.
+        """
+        device, dtype = self.trainer.strategy.root_device, training_dtype(self.trainer.precision)
+        if (line := attention_report(self.network, device, dtype)) is not None:
+            rank_zero_info(line)
+        if self.device_mesh is None:
+            return
+        check_strategy(self.trainer.strategy)
+        if self.trainer.state.fn == "fit" and not self.is_sharded:
+            if self.guidance.weaker is not None:
+                self.guidance.weaker.model_like(self.model())  # a copy of a whole network
+            shard(self, self.device_mesh["data_parallel"])
+
+    def compile_networks(self) -> None:
+        """Let torch.compile make what trains and what draws faster, where it is asked for."""
+        if not self.compiles or self.is_compiled:
+            return
+        self.is_compiled = True
+        compile_blocks(self.network)
+        if self.ema is not None:
+            compile_blocks(self.ema["network"])
+
     def on_fit_start(self) -> None:
         self.loss.start(self.device)
+        self.compile_networks()
+        if self.compiles:
+            shapes, precision = self.trainer.datamodule.shapes, self.trainer.precision_plugin
+            self.image_size = shapes[0][1:]  # the largest, should memory run out
+            warm_up(self.network, self.conditioner, shapes, precision.train_step_context)
+        if self.network.routing is not None:
+            name_idle_routing(self.network, self.trainer.datamodule.buckets.table)
 
     def on_train_start(self) -> None:
         mend_progress(self.trainer.fit_loop)
@@ -218,7 +278,11 @@ class PixelHDMModule(LightningModule):
         else:
             null, t = None, self.flow.even_time(batch["index"]).to(image.device)
         sample = self.flow.sample(image, draws.noise, t)._replace(weight=batch["weight"])
-        prediction = network(sample.z_t, sample.t, conditioner(batch["condition"], null))
+        context = conditioner(batch["condition"], null)
+        if self.training and network.routing is not None:
+            routes = SeededRoutes(batch["seed"].tolist())
+            context = context._replace(route=routes.fresh(network, *self.image_size, image.device))
+        prediction = network(sample.z_t, sample.t, context)
         return self.loss(self.flow.velocity(prediction, sample.z_t, sample.t), sample), t
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Float[Tensor, ""]:
@@ -232,6 +296,7 @@ class PixelHDMModule(LightningModule):
         return means["total"]
 
     def on_validation_start(self) -> None:
+        self.compile_networks()
         self.val_means = defaultdict(lambda: TimeBins().to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -343,7 +408,8 @@ class PixelHDMModule(LightningModule):
         for; by default what `weights` of the module asks for.
         """
         if self.ema is not None and (weights or self.weights) == "ema":
-            return self.ema["network"], self.ema["conditioner"]
+            parts = self.ema.on(self.device)
+            return parts["network"], parts["conditioner"]
         return self.network, self.conditioner
 
     def draw(
@@ -383,6 +449,12 @@ class PixelHDMModule(LightningModule):
         """How an image of a list is drawn."""
         return drawing_for(item, self.drawing, self.samplers)
 
+    def on_predict_start(self) -> None:
+        self.compile_networks()
+
+    def on_test_start(self) -> None:
+        self.compile_networks()
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> UInt8[Tensor, "B H W 3"]:
         return self.draw_batch(batch)
 
@@ -392,6 +464,18 @@ class PixelHDMModule(LightningModule):
 
 def ignore(means: dict[str, Tensor]) -> None:
     """Do nothing with the means of a batch."""
+
+
+def name_idle_routing(network: Network, sizes: Iterable[tuple[int, int]]) -> None:
+    """Say that routing does nothing in a run, where no image is large enough."""
+    if any(network.num_kept(*size) is not None for size in sizes):
+        return
+    largest = max(height * width for height, width in sizes) // network.patch_size**2
+    rank_zero_info(
+        f"Warning: routing leaves no tokens out in this run, whose images have at most {largest}, "
+        f"below min_tokens={network.routing.min_tokens}. Train at a larger size, lower "
+        "model.network.init_args.routing.init_args.min_tokens, or set routing to null."
+    )
 
 
 def mend_progress(loop: _FitLoop) -> None:

@@ -39,6 +39,7 @@ from pixelhdm.inference.samplers import Sampler
 from pixelhdm.inference.seeds import Generators, each, seeds_of, texts, whole
 from pixelhdm.inference.time_grid import TimeGrid
 from pixelhdm.inference.watch import Stopped, Watch
+from pixelhdm.models.compiling import compile_blocks
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.positioned_text_conditioner import (
     GemmaConditioner,
@@ -46,10 +47,11 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
 )
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.presets import NETWORKS
+from pixelhdm.models.routing import TokenRouting
 
 # Imported so that a config may call them by their bare names.
 CONDITIONERS = (ClassConditioner, TextConditioner, PositionedTextConditioner, GemmaConditioner)
-BY_NAME = (*CONDITIONERS, *NETWORKS)
+BY_NAME = (*CONDITIONERS, *NETWORKS, TokenRouting)
 OutputType = Literal["pil", "numpy", "tensor"]
 DRAWING_TYPES = {"sampler": Sampler, "guidance": Guidance, "time_grid": TimeGrid}
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -198,15 +200,19 @@ class PixelHDMPipeline:
     def compile(
         self, mode: str | None = None, backend: str | Callable[..., Any] = "inductor"
     ) -> "PixelHDMPipeline":
-        """Let torch.compile make the network faster, from its next call on; give the pipeline back.
+        """Let torch.compile make the network faster, block by block, from its next call on; give
+        the pipeline back.
 
-        Each new size and batch is compiled once.
+        One image at a time and batches of any size are compiled once each, and a line says so.
 
         Args:
             mode: of torch.compile: reduce-overhead, max-autotune; empty for its default.
             backend: of torch.compile.
+
+        Raises:
+            UserError: this machine has no compiler for the device.
         """
-        self.model.network.compile(mode=mode, backend=backend)
+        compile_blocks(self.model.network, mode, backend)
         return self
 
     def text_encoder_offload(self) -> "PixelHDMPipeline":

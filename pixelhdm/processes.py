@@ -60,6 +60,7 @@ def leave_group() -> None:
     library then abort the whole process, in about one of fifty runs.
     """
     if are_several():
+        threading._shutdown()  # as the interpreter does first: pools end their processes
         atexit._run_exitfuncs()  # the group's end is among them
         sys.stdout.flush()
         sys.stderr.flush()
@@ -74,6 +75,8 @@ def start_helper() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_later)
+    if hasattr(signal, "SIGUSR1"):  # SLURM sends it to all processes of a job
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

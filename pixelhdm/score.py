@@ -12,7 +12,7 @@ from PIL import Image
 
 from pixelhdm.callbacks.image_facts import CONFIG, PREFIX
 from pixelhdm.callbacks.run_record import git_state
-from pixelhdm.checkpoints import FOLDER, read_checkpoint, step_of
+from pixelhdm.checkpoints import FOLDER, is_checkpoint, read_checkpoint, step_of
 from pixelhdm.errors import UserError, check_at_least
 from pixelhdm.evaluation.benchmarks.benchmark import Benchmark, Result, show
 from pixelhdm.evaluation.benchmarks.dpg import DPG
@@ -191,6 +191,6 @@ def entry_of(
 def step_of_checkpoint(checkpoint: Path) -> int:
     """Its optimizer step, by its name or else by what is in it; -1 where it does not say."""
     step = step_of(checkpoint)
-    if step < 0 and checkpoint.is_file():
+    if step < 0 and is_checkpoint(checkpoint):
         step = read_checkpoint(checkpoint).get("global_step", -1)
     return step

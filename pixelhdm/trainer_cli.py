@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from pixelhdm.callbacks.bad_samples import BadSamples
-from pixelhdm.callbacks.checkpoint import RunCheckpoint
+from pixelhdm.callbacks.checkpoint import REQUEUE, Interrupted, RunCheckpoint
 from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.evaluate import Evaluate
 from pixelhdm.callbacks.non_finite import SkipNonFinite
@@ -30,6 +31,7 @@ from pixelhdm.callbacks.sample_images import SampleImages
 from pixelhdm.callbacks.save_images import SaveImages
 from pixelhdm.callbacks.save_trajectory import SaveTrajectory
 from pixelhdm.callbacks.throughput import Throughput
+from pixelhdm.callbacks.watch_processes import WatchProcesses
 from pixelhdm.callbacks.zclip import ZClip
 from pixelhdm.checkpoints import (
     AtomicCheckpointIO,
@@ -61,6 +63,7 @@ from pixelhdm.inference.samplers import (
 )
 from pixelhdm.inference.showing.trajectory import Trajectory
 from pixelhdm.inference.sweep import Sweep
+from pixelhdm.launching import by_slurm, check_launch, requeue_job, resuming_command
 from pixelhdm.loggers import Wandb, log_config, run_loggers
 from pixelhdm.memory_advice import advice, ran_out
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
@@ -71,6 +74,7 @@ from pixelhdm.models.conditioners.positioned_text_conditioner import (
 from pixelhdm.models.conditioners.text_conditioner import Qwen3Conditioner, TextConditioner
 from pixelhdm.models.encoders.dino import DINOv2, DINOv3
 from pixelhdm.models.presets import NETWORKS
+from pixelhdm.models.routing import TokenRouting
 from pixelhdm.training.losses.frequency import FrequencyLoss
 from pixelhdm.training.losses.perceptual import DinoPerceptualLoss, LpipsLoss
 from pixelhdm.training.losses.repa import RepaLoss
@@ -142,12 +146,16 @@ BY_NAME = (
     Shards,
     SteppedCosineRestart,
     TextConditioner,
+    TokenRouting,
     TripleLoss,
     VelocityLoss,
 )
 HELP = {
-    "ckpt_path": "checkpoint file, or last: the run folder's checkpoint with the most steps. fit "
-    "resumes everything from it; validate, predict and test take its weights.",
+    "ckpt_path": "checkpoint, or last: the run folder's checkpoint with the most steps. fit "
+    "resumes everything from it, and with auto does so where there is one and else starts anew; "
+    "validate, predict and test take its weights.",
+    "trainer.strategy": "how processes share the work: auto, ddp (each has the whole model), fsdp2 "
+    "(each has a part of it), or a class with its settings.",
     "trainer.logger": "loggers in the place of the run's own, CSV and TensorBoard; false for none. "
     "For Weights & Biases beside them use wandb.",
     "weights_only": "has no effect: checkpoints are always read without running code in them.",
@@ -158,6 +166,7 @@ QUIET = (
     "Total length of `DrawLoader` across ranks is zero",  # all images are there already
     "Total length of `ChunkLoader` across ranks is zero",
     "Total length of `list` across ranks is zero",  # no held-out images
+    "FSDP2-wrapped module .* returned a view tensor",  # nothing here changes one in place
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning against a newer torch
 )
 
@@ -307,6 +316,15 @@ class PixelHDMCLI(LightningCLI):
             raise UserError(
                 "--ckpt_path must be a file or last, got nothing. Leave it out or set it."
             )
+        self.resuming_command = resuming_command(sys.argv)
+        self.goes_on_itself = config.ckpt_path == "auto"
+        if self.goes_on_itself:
+            if self.subcommand != "fit":
+                raise UserError(
+                    f"--ckpt_path must be a file or last to {self.subcommand}, got auto, which is "
+                    "for fit. Give last."
+                )
+            config.ckpt_path = "last" if checkpoints_of(folder) else None
         if config.ckpt_path == "last":
             config.ckpt_path = str(last_checkpoint(folder))
         if config.ckpt_path is not None:
@@ -357,6 +375,7 @@ class PixelHDMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
+        watch = WatchProcesses(self.config[self.subcommand].ckpt_path, self.remedy)
         own = [RandomState(), RunRecord()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
@@ -376,13 +395,15 @@ class PixelHDMCLI(LightningCLI):
             kwargs["logger"] = is_fit and run_loggers(root, wandb, given.ckpt_path)
         try:
             trainer = super().instantiate_trainer(
-                callbacks=[*as_list(config.callbacks), *own],
-                plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+                callbacks=[watch, *as_list(config.callbacks), *own],
+                plugins=[*with_slurm(as_list(config.plugins)), AtomicCheckpointIO()],
                 **kwargs,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             reason = one_line(error).rstrip(".")
             raise UserError(f"trainer settings must be valid, got: {reason}.") from error
+        check_launch(trainer.num_devices, trainer.num_nodes)
+        watch.begin(trainer)
         for callback in trainer.callbacks:
             if isinstance(callback, SaveConfig):
                 callback.config = self.run_config
@@ -393,9 +414,23 @@ class PixelHDMCLI(LightningCLI):
                 callback.writes_npz = given.save_npz
         return trainer
 
+    def remedy(self) -> str:
+        """What a person is to do after one of the run's processes was lost."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" or self.goes_on_itself:
+            return "Run the same command again: it goes on where it can."
+        if not checkpoints_of(config.trainer.default_root_dir or "."):
+            return "Nothing is saved yet: run the same command again."
+        return f"Go on with: {self.resuming_command}"
+
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+        except Interrupted as stop:
+            requeues = by_slurm() and self.goes_on_itself and stop.signum == REQUEUE
+            if requeues and self.trainer.is_global_zero:
+                requeue_job()
+            raise
         except RuntimeError as error:
             if not ran_out(error):
                 raise
@@ -470,6 +505,15 @@ def check_callbacks(callbacks: list[Callback]) -> None:
                 "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a run "
                 "have as many batches. Set trainer.accumulate_grad_batches."
             )
+
+
+def with_slurm(plugins: list[Any]) -> list[Any]:
+    """Plugins with that for SLURM's jobs, where this is one: Lightning's own would save in the
+    middle of a step when it is to make room.
+    """
+    if by_slurm() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        return [*plugins, SLURMEnvironment(auto_requeue=False)]
+    return plugins
 
 
 def as_list(value: Any) -> list[Any]:

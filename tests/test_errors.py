@@ -10,6 +10,7 @@ from tests.e2e.life import Life
 CODE = """
 from functools import partial
 
+from pixelhdm.callbacks.ema import EMA
 from pixelhdm.data.buckets import Buckets
 from pixelhdm.data.digits import Digits
 from pixelhdm.data.image_folder import ImageFolder
@@ -24,6 +25,7 @@ from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.repa import RepaLoss
 
 for cls, name in (
+    (EMA, "device"),
     (PixelHDM, "grad_checkpoint"), (PixelHDM, "pixel_modulation"), (FlowMatching, "prediction"),
     (DINOv3, "library"), (Digits, "split"), (Buckets, "too_small"),
     (partial(Shards, ""), "condition"), (partial(ImageFolder, ""), "crop"),
@@ -49,7 +51,8 @@ def test_constructors_know_their_choices(tmp_path):
     script.write_text(CODE)
     printed = Life(folder=tmp_path, script=script).end()
     assert printed.splitlines() == [
-        "grad_checkpoint must be one of none, pixel, all, got ful.",
+        "device must be one of auto, cpu, got ful.",
+        "grad_checkpoint must be one of none, pixel, selective, all, got ful.",
         "pixel_modulation must be one of factored, full, got ful.",
         "prediction must be one of v, x, got ful.",
         "library must be one of transformers, timm, got ful.",

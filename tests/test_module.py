@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.request import Request
 from pixelhdm.inference.samplers import HeunSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
-from pixelhdm.module import PixelHDMModule, mean_total
+from pixelhdm.models.routing import TokenRouting
+from pixelhdm.module import PixelHDMModule, mean_total, name_idle_routing
 from pixelhdm.training.draws import draw
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.frequency import FrequencyLoss
@@ -250,3 +253,43 @@ def test_only_the_ratio_of_weights_matters(factor):
     module, given = new_module(), batch()
     scaled = given | {"weight": factor * given["weight"]}
     torch.testing.assert_close(loss(module, scaled), loss(module, given))
+
+
+def routed_module() -> PixelHDMModule:
+    """One whose images of 8x8 pixels have 16 tokens, 8 of which go around the second block."""
+    module = new_module(null_prob=0.5)
+    module.network.take_routing(TokenRouting(min_tokens=16), 3)
+    return module
+
+
+def test_routes_of_training_are_the_samples_own():
+    module, given, seen = routed_module(), batch(6, size=8), []
+    module.network.patch_blocks[1].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][:, -8:])
+    )
+    alone = [
+        loss(module, {key: value[i : i + 1] for key, value in given.items()}) for i in range(6)
+    ]
+    torch.testing.assert_close(loss(module, given), torch.stack(alone).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen[6], torch.cat(seen[:6]))
+    other = given | {"seed": given["seed"] + 100}
+    assert loss(module, other) != loss(module, given)
+
+
+def test_all_tokens_take_all_blocks_where_nothing_is_trained_or_images_are_small():
+    module, plain = routed_module(), new_module(null_prob=0.5)
+    for given, training in ((batch(4, size=8), False), (batch(4, size=6), True)):
+        module.train(training)
+        plain.train(training)
+        assert torch.equal(loss(module, given), loss(plain, given))
+
+
+def test_routing_that_no_image_is_large_enough_for_is_named(caplog):
+    network = routed_module().network
+    with caplog.at_level(logging.INFO):
+        name_idle_routing(network, [(6, 6), (8, 8)])
+        assert not caplog.messages
+        name_idle_routing(network, [(6, 6), (4, 8)])
+    (said,) = caplog.messages
+    assert said.startswith("Warning: routing leaves no tokens out in this run, whose images have")
+    assert "at most 9, below min_tokens=16." in said

@@ -22,6 +22,7 @@ NETWORKS = {
 }
 BOTTLENECK, GRID = {"bottleneck_dim": 8}, {"learned_grid": 2}
 OPTIONAL = {"JiT": BOTTLENECK, "TextJiT": BOTTLENECK}  # made small where the config has them
+ROUTING = {"first": 2, "last": 2, "min_tokens": 4}  # of two blocks
 EXTRA = {"LpipsLoss": {"source": "vgg16.pth"}}
 
 
@@ -62,6 +63,8 @@ def tiny(config: Path) -> tuple[list[Path], dict[str, Any], dict[str, Any]]:
         small = OPTIONAL.get(name, GRID)
         optional = {key: value for key, value in small.items() if given.get(key) is not None}
         own["network"] = {"class_path": name, "init_args": NETWORKS[name] | optional}
+    if model["network"].get("init_args", {}).get("routing") is not None:
+        own["network"]["init_args"]["routing"] = {"init_args": ROUTING}
     if "conditioner" in own:
         own["conditioner"]["class_path"] = model["conditioner"]["class_path"]
     terms = model.get("loss", {}).get("init_args", {})

@@ -9,9 +9,13 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from pixelhdm.checkpoints import ENDING, FOLDER, check_readable, remove_leftovers
+from pixelhdm.checkpoints import ENDING, FOLDER, check_readable, delete, remove_leftovers
 from pixelhdm.errors import check_at_least
+from pixelhdm.liveness import end_if_lost
 from pixelhdm.module import PixelHDMModule
+
+REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
+SIGNALS = [s for s in (signal.SIGINT, signal.SIGTERM, REQUEUE) if s is not None]
 
 
 class Interrupted(Exception):
@@ -23,11 +27,12 @@ class Interrupted(Exception):
 
 
 class RunCheckpoint(Checkpoint):
-    """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt.
+    """Save everything that a run needs to go on, into <run folder>/checkpoints/step_….ckpt: a file,
+    or with the strategy fsdp2 a folder, into which each process writes its part.
 
-    Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM; a second one stops
-    at once). Where a step is skipped, the next good one is saved in its place. A run ends between
-    two steps, not between the accumulated batches of one.
+    Saves every few steps, at the end, and when asked to stop (Ctrl-C, SIGTERM, SIGUSR1; a second
+    one stops at once). Where a step is skipped, the next good one is saved in its place. A run ends
+    between two steps, not between the accumulated batches of one.
 
     Args:
         every_n_steps: optimizer steps between checkpoints; 0 saves at the end alone.
@@ -56,12 +61,11 @@ class RunCheckpoint(Checkpoint):
         self.within_step = self.stops_after_step = False
         self.signum = None
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {
-                s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)
-            }
+            self.handlers = {s: signal.signal(s, self.ask_to_stop) for s in SIGNALS}
 
     def ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: remember the first signal, act at once on the second."""
+        end_if_lost()
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
@@ -128,7 +132,7 @@ class RunCheckpoint(Checkpoint):
         return trainer.global_step == trainer.max_steps or asked or at_end
 
     def file(self, trainer: Trainer) -> Path:
-        """The checkpoint file of the current step."""
+        """The checkpoint of the current step."""
         name = f"step_{trainer.global_step:08d}{ENDING}"
         return Path(trainer.default_root_dir) / FOLDER / name
 
@@ -148,7 +152,7 @@ class RunCheckpoint(Checkpoint):
         if self.keep and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / FOLDER
             for old in sorted(folder.glob(f"step_*{ENDING}"))[: -self.keep]:
-                old.unlink()
+                delete(old)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for signum, handler in self.handlers.items():

@@ -25,7 +25,9 @@ from pixelhdm.module import PixelHDMModule
 
 PREFIX, CONFIG = "pixelhdm.", "pixelhdm.config"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-NOT_DRAWING = ("loss", "optimizer", "schedule", "weights", "init_from", "init_weights", "init_ema")
+OF_TRAINING = ("loss", "optimizer", "schedule", "weights", "init_from", "init_weights", "init_ema")
+OF_SPEED = ("compile", "pixel_kernel", "attention")  # they draw the same, up to rounding
+NOT_DRAWING = (*OF_TRAINING, *OF_SPEED)
 
 
 def shared_facts(trainer: Trainer, pl_module: PixelHDMModule, config: str) -> dict[str, str]:
@@ -86,9 +88,11 @@ def start_facts(start: StartFiles) -> dict[str, str]:
 
 def digest_of_checkpoint(path: Path) -> str:
     """A short text that differs when the tensors of a checkpoint do, from its list of contents."""
+    parts = []
     try:
-        with ZipFile(path) as archive:
-            parts = [(part.CRC, part.file_size) for part in archive.infolist()]
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with ZipFile(file) as archive:
+                parts += [(part.CRC, part.file_size) for part in archive.infolist()]
     except (OSError, BadZipFile):  # reading it, which comes next, says what is wrong
         return ""
     return sha256(repr(parts).encode()).hexdigest()[:16]

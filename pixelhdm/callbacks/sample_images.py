@@ -55,13 +55,15 @@ class SampleImages(Callback):
     def draw(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         """Write the grid of this step, once."""
         done = trainer.global_step == self.drawn_at or trainer.fast_dev_run
-        if done or not trainer.is_global_zero:
+        if done or not (trainer.is_global_zero or pl_module.is_sharded):
             return
         self.drawn_at = trainer.global_step
         chosen = pl_module.weights
         for weights in ("raw", "ema") if pl_module.ema is not None else (chosen,):
             ending = "" if weights == chosen else f"_{weights}"
             grid = self.grid(trainer, pl_module, weights)
+            if not trainer.is_global_zero:  # it has lent its part of the weights
+                continue
             file = Path(trainer.default_root_dir) / FOLDER / f"step_{self.drawn_at:08d}{ending}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary:

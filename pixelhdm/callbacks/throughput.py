@@ -12,6 +12,7 @@ from torch import nn
 
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.flops import ForwardFlop, quick_peak, synchronize
+from pixelhdm.models.precision import training_dtype
 from pixelhdm.module import PixelHDMModule
 
 # Forward pass, gradients of the activations, gradients of the weights.
@@ -27,7 +28,7 @@ class Throughput(Callback):
     throughput/mfu: model FLOP utilisation, 3 x FLOP of the network's forward pass x images/s of
         one device / its peak (arXiv:2204.02311, appendix B). The peak is that of square matrix
         products at the training precision, measured at the start; the network alone counts, no
-        teacher, optimizer or recomputation.
+        teacher, optimizer or recomputation, and no work on tokens that go around its blocks.
     throughput/peak_memory_gib: highest memory so far, of the device's tensors or, on a CPU, of
         the process.
 
@@ -38,7 +39,7 @@ class Throughput(Callback):
 
     def setup(self, trainer: Trainer, pl_module: PixelHDMModule, stage: str) -> None:
         if stage == "fit":
-            self.flop: ForwardFlop | None = ForwardFlop(pl_module.network)
+            self.flop: ForwardFlop | None = ForwardFlop(pl_module.network, is_training=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         dtype, device = training_dtype(trainer.precision), pl_module.device
@@ -110,12 +111,6 @@ class Throughput(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         self.hook.remove()
-
-
-def training_dtype(precision: str) -> torch.dtype:
-    """The type in which matrices are multiplied at a precision of the trainer."""
-    known = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
-    return known.get(precision.split("-")[0], torch.float32)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

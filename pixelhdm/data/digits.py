@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from pixelhdm.data.prepare.lock import alone_in
 from pixelhdm.data.prepare.prepare import prepare
 from pixelhdm.data.shards import Shards
 from pixelhdm.errors import UserError, check_one_of
@@ -36,7 +37,6 @@ class Digits(Shards):
 
     def prepare(self) -> None:
         ready = self.folder / self.split / "dataset.json"
-        raw = self.folder / "raw"
         if self.folder.exists() and not ready.exists():
             own = {"raw", *IDX_NAMES}
             others = {entry.name for entry in self.folder.iterdir() if entry.is_dir()} - own
@@ -46,17 +46,24 @@ class Digits(Shards):
                     "For images in class folders set --data.train and --data.val to ImageFolder."
                 )
         if not ready.exists():
-            write_idx(raw, self.split)
-            with contextlib.redirect_stdout(io.StringIO()):  # report.txt keeps it
-                prepare(
-                    str(raw),
-                    str(self.folder / self.split),
-                    split=self.split,
-                    min_side=SIDE,
-                    keep_duplicates=True,
-                    num_processes=1,
-                )
+            with alone_in(self.folder):
+                if not ready.exists():
+                    self.write()
         super().prepare()
+
+    def write(self) -> None:
+        """Write the shards of the split."""
+        raw = self.folder / "raw"
+        write_idx(raw, self.split)
+        with contextlib.redirect_stdout(io.StringIO()):  # report.txt keeps it
+            prepare(
+                str(raw),
+                str(self.folder / self.split),
+                split=self.split,
+                min_side=SIDE,
+                keep_duplicates=True,
+                num_processes=1,
+            )
 
 
 def write_idx(folder: Path, split: Split) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pixelhdm.data.prepare.lock import alone_in
 from pixelhdm.data.prepare.prepare import prepare
 from pixelhdm.data.shards import Shards
 from pixelhdm.data.views import Crop
@@ -37,11 +38,19 @@ class Paintings(Shards):
         self.folder = Path(folder)
 
     def prepare(self) -> None:
-        if not (self.folder / "train/dataset.json").exists():
-            write_raw(self.folder / "raw")
-            with contextlib.redirect_stdout(io.StringIO()):  # report.txt keeps it
-                prepare(str(self.folder / "raw"), str(self.folder / "train"), num_processes=1)
+        ready = self.folder / "train/dataset.json"
+        if not ready.exists():
+            with alone_in(self.folder):
+                if not ready.exists():
+                    self.write()
         super().prepare()
+
+    def write(self) -> None:
+        """Write the shards."""
+        raw = self.folder / "raw"
+        write_raw(raw)
+        with contextlib.redirect_stdout(io.StringIO()):  # report.txt keeps it
+            prepare(str(raw), str(self.folder / "train"), num_processes=1)
 
 
 def write_raw(folder: Path) -> None:

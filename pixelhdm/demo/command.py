@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from pixelhdm.checkpoints import FOLDER, Weights
+from pixelhdm.checkpoints import FOLDER, Weights, is_checkpoint
 from pixelhdm.demo.studio import Studio
 from pixelhdm.errors import UserError, one_line
 from pixelhdm.pipeline import PixelHDMPipeline
@@ -78,7 +78,7 @@ def read_pipeline(
     if device is not None:
         check_device(device)
     number_type = None if dtype is None else getattr(torch, dtype)
-    if config or Path(model).is_file() or (Path(model) / FOLDER).is_dir():
+    if config or is_checkpoint(model) or (Path(model) / FOLDER).is_dir():
         pipe = PixelHDMPipeline.from_checkpoint(model, config, weights, device, number_type)
     else:
         pipe = PixelHDMPipeline.from_pretrained(model, number_type, device)

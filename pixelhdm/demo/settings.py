@@ -115,7 +115,7 @@ class Settings(NamedTuple):
             (self.interval_start, self.interval_end),
             self.rescale,
         )
-        guidance.weaker = own.guidance.weaker
+        guidance.weaker, guidance.routed = own.guidance.weaker, own.guidance.routed
         shift = "flow" if self.shift is None else self.shift
         return Drawing(sampler, guidance, TimeGrid(own.time_grid.span, shift))
 

@@ -58,7 +58,7 @@ def draw_images(
     strength = model.flow.noise_scale_at(height, width)
     noise = SeededNoise(request.seeds, height, width, model.device, strength)
     times = drawing.time_grid.times(drawing.sampler.num_steps, model.flow, height, width)
-    guided = drawing.guidance.velocity(model, request.given, request.away)
+    guided = drawing.guidance.velocity(model, request.given, request.away, noise.seeds)
     velocity = exact(guided, noise.precise)
     if request.start is None:
         on_step(Step(0, len(times) - 1, 0.0, noise.first, noise.first))
@@ -88,7 +88,7 @@ def draw_from(
         way = from_image(velocity, noise, times, start)
     else:
         guidance = drawing.guidance.at(start.source_scale)
-        source = guidance.velocity(model, start.given, start.away)
+        source = guidance.velocity(model, start.given, start.away, noise.seeds)
         way = from_source(velocity, exact(source, noise.precise), noise, times, start)
 
     def after_step(step: Step) -> Image:

@@ -34,6 +34,7 @@ def check_drawable(
         try:
             if size not in sizes:
                 network.check_size(*size)
+                guidance.check_routes(network, *size)
         except UserError as error:
             raise UserError(f"{item.place}: {error}") from error
         sizes.add(size)

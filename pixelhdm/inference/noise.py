@@ -18,6 +18,7 @@ class SeededNoise:
         strength: its standard deviation.
 
     Attributes:
+        seeds: seed of each image.
         precise: type of the numbers; float64, float32 on Apple's GPUs, which have no other.
         first: the first noise of each seed, which an image begins with.
     """
@@ -30,6 +31,7 @@ class SeededNoise:
         device: torch.device = torch.device("cpu"),
         strength: float = 1.0,
     ):
+        self.seeds = seeds
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.size, self.device, self.strength = (height, width, 3), device, strength
         self.precise = torch.float32 if device.type == "mps" else torch.float64

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelhdm.errors import UserError
+from pixelhdm.models.attention_kernels import AttentionKernel, attend_flash, takes_flash
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.norm import RMSNorm
 from pixelhdm.models.packing import Packing, attend_packed
+from pixelhdm.models.precision import product_dtype
 from pixelhdm.models.rope import Rotation, rotate
 
 NORM_EPS = 1e-6
@@ -31,6 +33,9 @@ class Attention(nn.Module):
         out_bias: whether the output has one.
         gated: multiply each head's values by sigmoid(x W_gate), which starts at 0.5.
         dropout: probability of dropping a number of the output in training.
+
+    Attributes:
+        kernel: which kernel computes it, see Network.choose_attention.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_dim, eps=NORM_EPS)
         self.k_norm = RMSNorm(head_dim, eps=NORM_EPS)
         self.dropout = dropout
+        self.kernel: AttentionKernel = "auto"
 
     def init_special(self) -> None:
         """Set the gate to 0.5; run after the generic initialisation."""
@@ -70,7 +76,7 @@ class Attention(nn.Module):
         places do not matter.
         """
         q, k, v = self.rotated_heads(x, by)
-        return self.output(x, attend(q, k, v, mask))
+        return self.output(x, attend(q, k, v, mask, self.kernel))
 
     @property
     def stacked(self) -> dict[nn.Parameter, tuple[int, ...]]:
@@ -85,7 +91,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if by is not None:
             q, k = rotate(q, by), rotate(k, by)
-        return q, k, v.to(q.dtype)
+        return q.to(v.dtype), k.to(v.dtype), v  # CUDA's autocast norms in float32
 
     def output(self, x: Tensor, values: Float[Tensor, "B heads S d"]) -> Float[Tensor, "B S D"]:
         """Gate, join and project what the heads of tokens x attended to."""
@@ -158,9 +164,9 @@ class ContextAttention(Attention):
             text_k, text_v = rearrange(
                 self.kv_context(context), "b t (two n d) -> two b n t d", two=2, d=self.head_dim
             )
-            k = torch.cat([self.k_norm(text_k), k], dim=2)
-            v = torch.cat([text_v.to(v.dtype), v], dim=2)
-        return self.output(x, attend(q, k, v, mask))
+            k = torch.cat([self.k_norm(text_k).to(k.dtype), k], dim=2)
+            v = torch.cat([text_v, v], dim=2)
+        return self.output(x, attend(q, k, v, mask, self.kernel))
 
     @property
     def stacked(self) -> dict[nn.Parameter, tuple[int, ...]]:
@@ -173,16 +179,20 @@ def attend(
     k: Float[Tensor, "B kv _ d"],
     v: Float[Tensor, "B kv _ d"],
     mask: Mask,
+    kernel: AttentionKernel = "auto",
 ) -> Float[Tensor, "B heads S d"]:
     """Scaled dot-product attention with fewer key/value heads than query heads.
 
-    With a mask the keys and values are repeated, because no fused CUDA kernel takes both a mask and
-    groups. With a packing the device's variable-length kernel sees the valid tokens alone.
+    A mask is for PyTorch's kernel alone, and the keys and values are repeated, because no fused
+    CUDA kernel takes both a mask and groups. With a packing the device's variable-length kernel
+    sees the valid tokens alone.
     """
+    if isinstance(mask, Packing):
+        return attend_packed(q, k, v, mask, kernel)
     if mask is None:
+        if takes_flash(kernel, q.device, product_dtype(q.device, q.dtype), q.shape[-1]):
+            return attend_flash(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=k.shape[1] != q.shape[1])
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if isinstance(mask, Packing):
-        return attend_packed(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b s -> b 1 1 s"))

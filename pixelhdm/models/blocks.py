@@ -1,5 +1,7 @@
 """Blocks on the pixels inside patches, and PixelHDM's block on patches."""
 
+import os
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +17,7 @@ from pixelhdm.models.norm import RMSNorm, modulated_norm
 from pixelhdm.models.rope import Rotation
 
 PixelModulation = Literal["factored", "full"]
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on the CPU, in tests
 
 
 class PatchBlock(nn.Module):
@@ -159,6 +162,10 @@ class PixelBlock(nn.Module):
         mlp: the feed-forward layer on each pixel.
         modulation: "factored" or "full", see PixelModulator.
         post_modulation: modulate the branches' outputs instead of their inputs.
+
+    Attributes:
+        kernel: computes the modulated norms on a GPU from x, weight, a, b and eps, see
+            choose_pixel_kernel; none for the plain form.
     """
 
     def __init__(
@@ -180,6 +187,7 @@ class PixelBlock(nn.Module):
         self.compaction = compaction
         self.norm2 = RMSNorm(pixel_dim, eps=NORM_EPS)
         self.mlp = mlp
+        self.kernel: Callable[..., Tensor] | None = None
 
     def forward(
         self,
@@ -192,5 +200,11 @@ class PixelBlock(nn.Module):
             x = torch.addcmul(x + b1, self.compaction(self.norm1(x), by), 1 + a1)
             return torch.addcmul(x + b2, self.mlp(self.norm2(x)), 1 + a2)
         a1, b1, g1, a2, b2, g2 = self.modulator(s)
-        x = x + g1 * self.compaction(modulated_norm(self.norm1, x, 1 + a1, b1), by)
-        return x + g2 * self.mlp(modulated_norm(self.norm2, x, 1 + a2, b2))
+        x = x + g1 * self.compaction(self.modulated(self.norm1, x, a1, b1), by)
+        return x + g2 * self.mlp(self.modulated(self.norm2, x, a2, b2))
+
+    def modulated(self, norm: RMSNorm, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """norm(x) (1 + a) + b."""
+        if self.kernel is not None and (x.is_cuda or IS_INTERPRETED):
+            return self.kernel(x, norm.weight, a, b, norm.eps)
+        return modulated_norm(norm, x, 1 + a, b)

@@ -1,5 +1,7 @@
 """DiT on pixels, and PixelDiT: DiT whose tokens steer a path of pixels."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from pixelhdm.models.packing import joint_mask
 from pixelhdm.models.patch_transformer import DiTFamily, Given, dit_block
 from pixelhdm.models.pixel_path import PixelPath
 from pixelhdm.models.rope import grid_rotation
+from pixelhdm.models.routing import TokenRouting
 
 
 class DiT(DiTFamily):
@@ -33,7 +36,11 @@ class DiT(DiTFamily):
             empty: rotary positions are the rows' and columns' numbers.
         feature_block: number, from 1, of the block whose image tokens a representation loss sees.
         grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
-            of keeping them; "none", "pixel": keep them.
+            of keeping them; "selective": all but long matrix products and attention; "none",
+            "pixel": keep them.
+        routing: which tokens go around the blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class DiT(DiTFamily):
         rope_extent: float | None = 16.0,
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim, patch_size, depth, feature_block, grad_checkpoint, learned_grid, rope_extent
@@ -54,6 +63,8 @@ class DiT(DiTFamily):
         self.blocks = nn.ModuleList(
             dit_block(hidden_dim, num_heads, mlp_ratio) for _ in range(depth)
         )
+        self.take_routing(routing, depth)
+        self.activation_offload = activation_offload
         self.head_dim = self.blocks[0].attention.head_dim
         self.final = FinalLayer(hidden_dim, 3 * patch_size**2)
         self.reset_parameters()
@@ -64,12 +75,18 @@ class DiT(DiTFamily):
         c, context = given.steering, given.context
         length = context.tokens.shape[1]
         by = grid_rotation(*given.grid, self.head_dim, x.device, self.ends, num_context=length)
-        mask = joint_mask(context.mask, x.shape[1], x.dtype, self.head_dim)
+        known = {"dtype": x.dtype, "head_dim": self.head_dim, "kernel": self.attention_kernel}
+        mask_of = partial(joint_mask, context.mask, **known)
+        detour = self.detour(context, x.shape[1])
+        outside, inside = detour.sides(by, mask_of)
         x = features = torch.cat([context.tokens.to(x.dtype), x], dim=1)
         for number, block in enumerate(self.blocks, start=1):
+            x = detour.enter(number, x)
+            by, mask = inside if detour.is_open else outside
             x = self.run_block(block, x, c, by, mask, again=self.grad_checkpoint == "all")
+            x = detour.leave(number, x)
             if number == self.feature_block:
-                features = x
+                features = detour.whole(x)
         return x[:, length:], features[:, length:]
 
 
@@ -98,7 +115,11 @@ class PixelDiT(DiT):
         feature_block: number, from 1, of the patch block whose image tokens a representation loss
             sees.
         grad_checkpoint: blocks whose activations are computed again in the backward pass instead
-            of kept: "none", "pixel" (the pixel path) or "all".
+            of kept: "none", "pixel" (the pixel path), "selective" (both paths, but long matrix
+            products and attention are kept) or "all".
+        routing: which tokens go around the patch blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -116,6 +137,8 @@ class PixelDiT(DiT):
         rope_extent: float | None = 16.0,
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim,
@@ -127,6 +150,8 @@ class PixelDiT(DiT):
             rope_extent,
             feature_block,
             grad_checkpoint,
+            routing,
+            activation_offload,
         )
         self.final = None  # the path of pixels takes its place
         self.pixel_path = PixelPath(

@@ -10,7 +10,6 @@ from pixelhdm.models.attention import NORM_EPS, Attention, ContextAttention, Mas
 from pixelhdm.models.layers import zero
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.norm import RMSNorm, modulated_norm
-from pixelhdm.models.packing import Packing
 from pixelhdm.models.rope import Rotation
 
 
@@ -121,12 +120,11 @@ class DualBlock(nn.Module):
         own, other = self.image.enter(x, image_steering), self.text.enter(text, text_steering)
         q, k, v = self.image.attention.rotated_heads(own, by)
         text_q, text_k, text_v = self.text.attention.rotated_heads(other, text_by)
-        # Packed sequences have as many queries as keys.
-        has_text = not self.is_last or isinstance(mask, Packing)
-        length = text.shape[1] if has_text else 0
-        if has_text:
+        length = 0 if self.is_last else text.shape[1]
+        if not self.is_last:
             q = torch.cat([text_q, q], dim=2)
-        values = attend(q, torch.cat([text_k, k], dim=2), torch.cat([text_v, v], dim=2), mask)
+        k, v = torch.cat([text_k, k], dim=2), torch.cat([text_v, v], dim=2)
+        values = attend(q, k, v, mask, self.image.attention.kernel)
         attended = self.image.attention.output(own, values[:, :, length:])
         x = self.image.leave(x, attended, image_steering)
         if not self.is_last:

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.linear import HAS_ONEDNN
 from pixelhdm.models.network import Network
+from pixelhdm.models.routing import Route
 
 
 def count_flop(run: Callable[[], object]) -> int:
@@ -36,12 +37,14 @@ class ForwardFlop:
 
     Args:
         network: the network to count.
+        is_training: count as in training, where tokens go around blocks if the network has routing.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, is_training: bool = False):
         tensors = (*network.parameters(), *network.buffers())
         without_weights = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
         self.network = copy.deepcopy(network, without_weights)
+        self.is_training = is_training
         self.counted: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
 
     def __call__(self, height: int, width: int, num_tokens: int) -> int:
@@ -56,7 +59,9 @@ class ForwardFlop:
         dim = self.network.hidden_dim
         with torch.no_grad(), torch.device("meta"):
             image, time_ = torch.empty(1, height, width, 3), torch.empty(1)
-            context = Context(torch.empty(1, num_tokens, dim), None, torch.empty(1, dim))
+            num_kept = self.network.num_kept(height, width) if self.is_training else None
+            route = None if num_kept is None else Route(torch.empty(1, num_kept, dtype=torch.long))
+            context = Context(torch.empty(1, num_tokens, dim), None, torch.empty(1, dim), route)
             return count_flop(lambda: self.network(image, time_, context))
 
 

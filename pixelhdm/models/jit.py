@@ -22,6 +22,7 @@ from pixelhdm.models.network import GradCheckpoint
 from pixelhdm.models.patch_transformer import Given, PatchTransformer, dit_block
 from pixelhdm.models.positions import sincos_positions
 from pixelhdm.models.rope import grid_rotation
+from pixelhdm.models.routing import TokenRouting
 
 STD = 0.02
 
@@ -105,7 +106,11 @@ class JiT(FixedPatches):
             in the middle half of the blocks.
         feature_block: number, from 1, of the block whose image tokens a representation loss sees.
         grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
-            of keeping them; "none", "pixel": keep them.
+            of keeping them; "selective": all but long matrix products and attention; "none",
+            "pixel": keep them.
+        routing: which tokens go around the blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -121,6 +126,8 @@ class JiT(FixedPatches):
         dropout: float = 0.0,
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim, patch_size, depth, bottleneck_dim, 10_000.0, feature_block, grad_checkpoint
@@ -140,6 +147,8 @@ class JiT(FixedPatches):
             dit_block(hidden_dim, num_heads, mlp_ratio, True, dropout if number in middle else 0.0)
             for number in range(depth)
         )
+        self.take_routing(routing, depth)
+        self.activation_offload = activation_offload
         self.head_dim = self.blocks[0].attention.head_dim
         self.final = FinalLayer(hidden_dim, 3 * patch_size**2)
         self.reset_parameters()
@@ -158,16 +167,20 @@ class JiT(FixedPatches):
         self.check_context(given.context)
         c, length, num_patches = given.steering, len(self.in_context_position), x.shape[1]
         whole = grid_rotation(*given.grid, self.head_dim, x.device, num_context=length)
-        by = tuple(part[:, length:] for part in whole)
-        features = x
+        detour, features, num_before = self.detour(given.context, num_patches), x, 0
+        outside, inside = detour.sides(whole, lambda num: None)
         for number, block in enumerate(self.blocks):
+            x = detour.enter(number + 1, x)
             if number == self.in_context_start and length:
                 tokens = rearrange(given.context.pooled, "b d -> b 1 d") + self.in_context_position
                 # Under autocast they are float32, and so is all that follows: twice the digits.
-                x, by = torch.cat([tokens, x], dim=1), whole
+                x, num_before = torch.cat([tokens, x], dim=1), length
+            turns, _ = inside if detour.is_open else outside
+            by = tuple(part[:, length - num_before :] for part in turns)
             x = self.run_block(block, x, c, by, again=self.grad_checkpoint == "all")
+            x = detour.leave(number + 1, x)
             if number + 1 == self.feature_block:
-                features = x[:, -num_patches:]
+                features = detour.whole(x)[:, -num_patches:]
         return x[:, -num_patches:], features
 
     def check_context(self, context: Context) -> None:

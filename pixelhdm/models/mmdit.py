@@ -1,5 +1,7 @@
 """MM-DiT on pixels, and MM-PixelDiT, PixelDiT's text-to-image network."""
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from pixelhdm.models.packing import joint_mask
 from pixelhdm.models.patch_transformer import DiTFamily, Given, dit_block
 from pixelhdm.models.pixel_path import PixelPath
 from pixelhdm.models.rope import grid_rotation, line_rotation
+from pixelhdm.models.routing import TokenRouting
 
 THOUSAND = 1000.0  # steps of the noise's time in PixelDiT's text-to-image network
 
@@ -35,7 +38,11 @@ class MMDiT(DiTFamily):
         noise_time: embed 1000 (1 - t) in the place of t, as PixelDiT's text-to-image weights ask.
         feature_block: number, from 1, of the block whose image tokens a representation loss sees.
         grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
-            of keeping them; "none", "pixel": keep them.
+            of keeping them; "selective": all but long matrix products and attention; "none",
+            "pixel": keep them.
+        routing: which tokens go around the blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class MMDiT(DiTFamily):
         noise_time: bool = False,
         feature_block: int = 6,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim,
@@ -70,6 +79,8 @@ class MMDiT(DiTFamily):
             )
             for number in range(depth)
         )
+        self.take_routing(routing, depth)
+        self.activation_offload = activation_offload
         self.head_dim = self.blocks[0].image.attention.head_dim
         self.final = FinalLayer(hidden_dim, 3 * patch_size**2)
         self.reset_parameters()
@@ -83,12 +94,17 @@ class MMDiT(DiTFamily):
         c, text = given.steering, given.context.tokens.to(x.dtype)
         by = grid_rotation(*given.grid, self.head_dim, x.device, self.ends)
         text_by = line_rotation(text.shape[1], self.head_dim, x.device)
-        mask, features = joint_mask(given.context.mask, x.shape[1], x.dtype, self.head_dim), x
+        known = {"dtype": x.dtype, "head_dim": self.head_dim, "kernel": self.attention_kernel}
+        mask_of = partial(joint_mask, given.context.mask, **known)
+        detour, features = self.detour(given.context, x.shape[1]), x
+        outside, inside = detour.sides(by, mask_of)
         for number, block in enumerate(self.blocks, start=1):
-            again = self.grad_checkpoint == "all"
+            again, x = self.grad_checkpoint == "all", detour.enter(number, x)
+            by, mask = inside if detour.is_open else outside
             x, text = self.run_block(block, x, text, c, by, text_by, mask, again=again)
+            x = detour.leave(number, x)
             if number == self.feature_block:
-                features = x
+                features = detour.whole(x)
         return x, features
 
 
@@ -119,7 +135,11 @@ class MMPixelDiT(MMDiT):
         feature_block: number, from 1, of the patch block whose image tokens a representation loss
             sees.
         grad_checkpoint: blocks whose activations are computed again in the backward pass instead
-            of kept: "none", "pixel" (the pixel path) or "all".
+            of kept: "none", "pixel" (the pixel path), "selective" (both paths, but long matrix
+            products and attention are kept) or "all".
+        routing: which tokens go around the patch blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -140,6 +160,8 @@ class MMPixelDiT(MMDiT):
         noise_time: bool = False,
         feature_block: int = 6,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim,
@@ -152,6 +174,8 @@ class MMPixelDiT(MMDiT):
             noise_time,
             feature_block,
             grad_checkpoint,
+            routing,
+            activation_offload,
         )
         self.final = None  # the path of pixels takes its place
         self.pixel_path = PixelPath(

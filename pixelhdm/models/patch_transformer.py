@@ -88,7 +88,8 @@ class PatchTransformer(Network):
         given = Given(patches, self.embed_time(t), context, grid)
         tokens, features = self.run_blocks(self.embed(given), given)
         out = self.head(tokens, given)
-        return Prediction(unpatchify(out, height, width, self.patch_size), features)
+        kept = self.went_through(self.feature_block, context.route, patches.shape[1])
+        return Prediction(unpatchify(out, height, width, self.patch_size), features, kept)
 
     def embed_time(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """The time's embedding."""

@@ -1,5 +1,7 @@
 """PixelHDM: a transformer over patches whose tokens steer a thin transformer over pixels."""
 
+from functools import partial
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -22,6 +24,7 @@ from pixelhdm.models.network import GradCheckpoint, Network, Prediction
 from pixelhdm.models.norm import RMSNorm
 from pixelhdm.models.packing import joint_mask
 from pixelhdm.models.rope import check_rope_dims, image_positions, rotation, token_positions
+from pixelhdm.models.routing import TokenRouting
 
 
 class PixelHDM(Network):
@@ -52,8 +55,12 @@ class PixelHDM(Network):
         feature_block: number, from 1, of the patch block whose image tokens a representation loss
             sees.
         grad_checkpoint: blocks whose activations are computed again in the backward pass instead
-            of kept: "none", "pixel" (the pixel path: most memory for least work) or "all". Losses
-            stay the same to the bit.
+            of kept: "none", "pixel" (the pixel path), "selective" (both paths, but long matrix
+            products and attention are kept: most memory for least work) or "all". Losses stay the
+            same to the bit.
+        routing: which tokens go around the patch blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class PixelHDM(Network):
         post_modulation: bool = False,
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(hidden_dim, patch_size, grad_checkpoint)
         check_at_least(1, pixel_dim=pixel_dim, num_heads=num_heads, head_dim=head_dim)
@@ -89,6 +98,8 @@ class PixelHDM(Network):
             raise UserError(
                 f"feature_block must lie in 1 … patch_depth={patch_depth}, got {feature_block}."
             )
+        self.take_routing(routing, patch_depth)
+        self.activation_offload = activation_offload
         self.rope_dims, self.rope_theta, self.feature_block = rope_dims, rope_theta, feature_block
         area = patch_size**2
 
@@ -150,7 +161,8 @@ class PixelHDM(Network):
             out = self.run_pixel_blocks(
                 patches, tokens + rearrange(c, "b d -> b 1 d"), height, width
             )
-        return Prediction(unpatchify(out, height, width, self.patch_size), features)
+        kept = self.went_through(self.feature_block, context.route, patches.shape[1])
+        return Prediction(unpatchify(out, height, width, self.patch_size), features, kept)
 
     def grid_positions(self, height: int, width: int, offset: Tensor) -> Tensor:
         """Positions of the image's patches for mRoPE (B L 3)."""
@@ -163,17 +175,22 @@ class PixelHDM(Network):
         length = context.tokens.shape[1]
         image = self.patch_embedding(patches)
         x = torch.cat([context.tokens.to(image.dtype), image], dim=1)
-        mask = joint_mask(context.mask, image.shape[1], x.dtype, sum(self.rope_dims))
+        known = {"dtype": x.dtype, "head_dim": sum(self.rope_dims), "kernel": self.attention_kernel}
+        mask_of = partial(joint_mask, context.mask, **known)
         text_at = token_positions(length, c.device).expand(len(c), -1, -1)
         positions = torch.cat(
             [text_at, self.grid_positions(height, width, context.num_valid)], dim=1
         )
         by = rotation(positions, self.rope_dims, self.rope_theta)
-        features = x
+        detour, features = self.detour(context, image.shape[1]), x
+        outside, inside = detour.sides(by, mask_of)
         for number, block in enumerate(self.patch_blocks, start=1):
+            x = detour.enter(number, x)
+            by, mask = inside if detour.is_open else outside
             x = self.run_block(block, x, c, by, mask, again=self.grad_checkpoint == "all")
+            x = detour.leave(number, x)
             if number == self.feature_block:
-                features = x
+                features = detour.whole(x)
         return x[:, length:], features[:, length:]
 
     def run_pixel_blocks(self, patches: Tensor, s: Tensor, height: int, width: int) -> Tensor:

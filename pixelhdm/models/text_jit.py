@@ -1,5 +1,7 @@
 """PixelGen's text-to-image network: JiT beside a text."""
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,8 +13,10 @@ from pixelhdm.models.jit import FixedPatches
 from pixelhdm.models.layers import SwiGLU, swiglu_dim
 from pixelhdm.models.linear import Linear
 from pixelhdm.models.network import GradCheckpoint
+from pixelhdm.models.packing import joint_mask, packed
 from pixelhdm.models.patch_transformer import TIME_PERIOD, Given, dit_block
 from pixelhdm.models.rope import grid_rotation
+from pixelhdm.models.routing import TokenRouting
 
 
 class TextJiT(FixedPatches):
@@ -32,7 +36,11 @@ class TextJiT(FixedPatches):
         mlp_ratio: width of the SwiGLU layers over hidden_dim, without the two thirds.
         feature_block: number, from 1, of the image block whose tokens a representation loss sees.
         grad_checkpoint: "all": compute the blocks' activations again in the backward pass instead
-            of keeping them; "none", "pixel": keep them.
+            of keeping them; "selective": all but long matrix products and attention; "none",
+            "pixel": keep them.
+        routing: which tokens go around the blocks in the middle in training; empty: none.
+        activation_offload: move what is kept of the blocks to CPU memory until the backward pass;
+            nothing changes on a CPU.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class TextJiT(FixedPatches):
         mlp_ratio: float = 4.0,
         feature_block: int = 8,
         grad_checkpoint: GradCheckpoint = "none",
+        routing: TokenRouting | None = None,
+        activation_offload: bool = False,
     ):
         super().__init__(
             hidden_dim,
@@ -68,6 +78,8 @@ class TextJiT(FixedPatches):
             )
             for _ in range(depth)
         )
+        self.take_routing(routing, depth)
+        self.activation_offload = activation_offload
         self.head_dim = self.blocks[0].attention.head_dim
         self.final = Linear(hidden_dim, 3 * patch_size**2)
         self.reset_parameters()
@@ -81,19 +93,23 @@ class TextJiT(FixedPatches):
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
         c, text, mask = given.steering, given.context.tokens.to(x.dtype), given.context.mask
         again = self.grad_checkpoint == "all"
+        known = {"dtype": x.dtype, "head_dim": self.head_dim, "kernel": self.attention_kernel}
+        text_mask = packed(mask, **known)
         for block in self.text_blocks:
-            text = self.run_block(block, text, c, None, mask, again=again)
+            text = self.run_block(block, text, c, None, text_mask, again=again)
         rows, columns = given.grid
         by = grid_rotation(
             rows, columns, self.head_dim, x.device, ends=(float(rows), float(columns))
         )
-        if mask is not None:
-            mask = F.pad(mask, (0, x.shape[1]), value=True)
-        features = x
+        detour, features = self.detour(given.context, x.shape[1]), x
+        outside, inside = detour.sides(by, partial(joint_mask, mask, **known))
         for number, block in enumerate(self.blocks, start=1):
-            x = self.run_block(block, x, text, c, by, mask, again=again)
+            x = detour.enter(number, x)
+            side = inside if detour.is_open else outside
+            x = self.run_block(block, x, text, c, *side, again=again)
+            x = detour.leave(number, x)
             if number == self.feature_block:
-                features = x
+                features = detour.whole(x)
         return x, features
 
     def head(self, tokens: Float[Tensor, "B L D"], given: Given) -> Float[Tensor, "B L Pc"]:

@@ -10,6 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pixelhdm.models.network import Network
+from pixelhdm.models.routing import Route
+
+ROUTE_STREAM = 0x7265616474  # apart from the other draws of the same seed
+
 
 class Draws(NamedTuple):
     """Random numbers of a batch.
@@ -42,3 +47,27 @@ def draw(seeds: Int[Tensor, "B"], height: int, width: int, device: torch.device)
         time[i].normal_(generator=generator)
         noise[i].normal_(generator=generator)
     return Draws(null, time, noise)
+
+
+class SeededRoutes:
+    """Routes that belong to seeds, each image's from its own, whatever its company.
+
+    They are drawn on the CPU, so that every device gets the same.
+
+    Args:
+        seeds: seed of each image.
+    """
+
+    def __init__(self, seeds: list[int]):
+        self.generators = [torch.Generator().manual_seed(seed ^ ROUTE_STREAM) for seed in seeds]
+
+    def fresh(
+        self, network: Network, height: int, width: int, device: torch.device
+    ) -> Route | None:
+        """The next route of each seed; None where the network routes no images of this size."""
+        num_kept = network.num_kept(height, width)
+        if num_kept is None:
+            return None
+        num_tokens = height * width // network.patch_size**2
+        orders = [torch.randperm(num_tokens, generator=one) for one in self.generators]
+        return Route(torch.stack(orders)[:, :num_kept].sort(dim=1).values.to(device))

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from pixelhdm.callbacks.ema import EMA
@@ -25,6 +24,7 @@ from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.module import PixelHDMModule, full
 from pixelhdm.processes import gather_objects
+from pixelhdm.sharding import FSDP2
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss
 from tests.stubs import Numbers, perturb, tiny_network
@@ -35,22 +35,10 @@ ORDER = RandomPlan().order(None, STEPS * GLOBAL_BATCH, seed=0, epoch=0)
 PLAN = ORDER.reshape(STEPS, GLOBAL_BATCH)
 
 
-class Sharded(PixelHDMModule):
-    """The module, sharded where the strategy has a mesh. In two steps an image of the last process
-    makes its loss NaN; the gradient is finite in the first of them.
+class Spoiled(PixelHDMModule):
+    """The module; in two steps an image of the last process makes its loss NaN, and the gradient is
+    finite in the first of them.
     """
-
-    def configure_model(self) -> None:
-        if self.device_mesh is None or isinstance(self.network, FSDPModule):
-            return
-        mesh = self.device_mesh["data_parallel"]
-        for parts in (self, self.ema, *self.profiles.values()):
-            for block in (*parts.network.patch_blocks, *parts.network.pixel_blocks):
-                fully_shard(block, mesh=mesh)
-            for part in (parts.network, parts.conditioner):
-                # By default an outermost module stays whole until its backward pass, which an
-                # average does not have.
-                fully_shard(part, mesh=mesh, reshard_after_forward=None if parts is self else True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
@@ -73,7 +61,7 @@ class Watch(Callback):
 
 def train(folder: Path, strategy: Strategy | str = "auto", processes: int = 1) -> dict[str, Any]:
     """What every process has seen of the run, and the whole tensors at its end."""
-    module = Sharded(
+    module = Spoiled(
         perturb(tiny_network()),
         lambda dim: perturb(ClassConditioner(dim, 10, 1)),
         EulerSampler(1),
@@ -114,8 +102,7 @@ def train(folder: Path, strategy: Strategy | str = "auto", processes: int = 1) -
 
 
 if __name__ == "__main__":
-    sharding = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
-    for name, strategy in {"fsdp2": sharding, "ddp": DDPStrategy()}.items():
+    for name, strategy in {"fsdp2": FSDP2(), "ddp": DDPStrategy()}.items():
         folder = Path(sys.argv[1]) / name
         found = train(folder, strategy, 2)
         if torch.distributed.get_rank() == 0:

@@ -86,6 +86,7 @@ def test_settings_that_are_not_the_plain_ones_are_told():
     assert settings_of(TimeGrid("full", 3.0), TimeGrid()) == "span=full shift=3.0"
     guided = Guidance(2.0, "linear", interval=(0.1, 0.9))
     assert settings_of(guided, Guidance(2.0)) == "schedule=linear interval=(0.1, 0.9)"
+    assert settings_of(Guidance(2.0, routed=True), Guidance(2.0)) == "routed=True"
     assert settings_of(Guidance(2.0), Guidance(2.0)) == ""
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from pixelhdm.callbacks import throughput
-from pixelhdm.callbacks.throughput import Throughput, training_dtype
+from pixelhdm.callbacks.throughput import Throughput
 from pixelhdm.data.draws import Draws
 from pixelhdm.data.source import Record
 from pixelhdm.datamodule import PixelHDMDataModule
@@ -20,6 +20,7 @@ from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.flops import ForwardFlop
 from pixelhdm.models.pixelhdm import PixelHDM
+from pixelhdm.models.precision import training_dtype
 from pixelhdm.module import PixelHDMModule
 from pixelhdm.training.losses.triple import TripleLoss
 from pixelhdm.training.losses.velocity import VelocityLoss

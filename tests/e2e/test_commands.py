@@ -329,6 +329,11 @@ def test_every_shipped_config_trains_and_draws_tiny(run, config, vgg):
         before = ["--model.init_from=null", "--trainer.default_root_dir=before"]
         run("fit", *flags, *before, "--sample_images.every_n_steps=0")
         flags += ["--model.init_from=before"]
+    if "strategy" in content["trainer"]:  # processes that a group ends
+
+        def run(*arguments: object) -> str:
+            return Life(*arguments).end()
+
     run("fit", *flags)
     assert all(value > 0 for value in logged("run", "train/total"))
     run("predict", *flags, "--ckpt_path=last")

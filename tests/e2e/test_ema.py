@@ -7,8 +7,9 @@ import torch
 
 from pixelhdm.reconstruct import reconstruct_ema
 from pixelhdm.snapshots import read_snapshot, snapshots_of
+from pixelhdm.training.average import Average
 from pixelhdm.training.power_ema import exponent
-from tests.e2e.conftest import QUICKSTART, checkpoint, differences
+from tests.e2e.conftest import QUICKSTART, checkpoint, differences, logged
 
 FLAGS = [
     *QUICKSTART,
@@ -73,3 +74,24 @@ def test_profiles_are_ignored_and_a_reconstruction_is_drawn_from_but_not_trained
     run("validate", *QUICKSTART, f"--ckpt_path={file}")
     with pytest.raises(SystemExit, match="must be a whole one of a run, got one without loops"):
         run("fit", *QUICKSTART, f"--ckpt_path={file}", "--trainer.default_root_dir=other")
+
+
+def test_averages_on_the_cpu_every_third_step_go_on_exactly_and_their_files_serve_both(
+    run, monkeypatch
+):
+    """Drawn and validated by copies, as on a GPU; a run may change sides when it is resumed."""
+    monkeypatch.setattr(Average, "is_away", lambda self, device: self.stays)
+    flags = [*FLAGS, "--ema.every_n_steps=3", "--sample_images.every_n_steps=4"]
+    run("fit", *flags, "--trainer.default_root_dir=auto")
+    cpu = [*flags, "--ema.device=cpu", "--trainer.default_root_dir=cpu"]
+    run("fit", *cpu, "--trainer.max_steps=4")
+    run("fit", *cpu, "--trainer.max_steps=5", "--ckpt_path=last", "--ema.device=auto")
+    run("fit", *cpu, "--ckpt_path=last")
+    auto, cpu = checkpoint("auto", 8), checkpoint("cpu", 8)
+    assert differences(auto["state_dict"], cpu["state_dict"]) == []
+    assert auto["callbacks"]["EMA"] == cpu["callbacks"]["EMA"]
+    assert cpu["callbacks"]["EMA"]["averaged"] == 6
+    for name in ("step_00000004", "step_00000008", "step_00000008_raw"):
+        file = f"samples/{name}.png"
+        assert Path("auto", file).read_bytes() == Path("cpu", file).read_bytes()
+    assert logged("auto", "val/total")[-1] == logged("cpu", "val/total")[-1]

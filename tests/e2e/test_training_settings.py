@@ -164,12 +164,12 @@ def test_out_of_memory_says_what_helps_and_the_last_checkpoint_goes_on(run, monk
             run("fit", *QUICK)
     assert end.value.code == (
         "error: fit must fit into the device's memory, got out of it with batch_size=8 at 8x8. "
-        "What helps most: --model.network.grad_checkpoint=all, --data.batch_size=4 "
+        "What helps most: --model.network.grad_checkpoint=selective, --data.batch_size=4 "
         "--trainer.accumulate_grad_batches=2, an optimizer with 8-bit states (README, Optimizers). "
         "step_00000004.ckpt is intact and can be resumed with all of these, another optimizer or "
         "network excepted."
     )
-    advice = ["--model.network.grad_checkpoint=all", "--data.batch_size=4"]
+    advice = ["--model.network.grad_checkpoint=selective", "--data.batch_size=4"]
     advice += ["--trainer.accumulate_grad_batches=2"]
     run("fit", *QUICK, "--ckpt_path=last", *advice)
     run("fit", *QUICK, "--trainer.default_root_dir=whole")

@@ -35,6 +35,52 @@ class KillAt(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class LoseAt(Callback):
+    """Lose one process, in the step after `step` or in the validation that follows it: kill it, or
+    let it fail.
+    """
+
+    def __init__(self, step: int, rank: int, fails: bool = False, in_validation: bool = False):
+        self.step, self.rank, self.fails, self.in_validation = step, rank, fails, in_validation
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if not self.in_validation:
+            self.lose(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.in_validation:
+            self.lose(trainer)
+
+    def lose(self, trainer: Trainer) -> None:
+        if (trainer.global_step, trainer.global_rank) != (self.step, self.rank):
+            return
+        if self.fails:
+            raise RuntimeError("lost on purpose")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class LateAt(Callback):
+    """Wait for a signal in the step after `step`, having said so by a file <run folder>/late<rank>.
+
+    Args:
+        step: optimizer steps before.
+        seconds: how long at most.
+    """
+
+    def __init__(self, step: int, seconds: float):
+        self.step, self.seconds = step, seconds
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            own = Path(trainer.default_root_dir) / f"late{trainer.global_rank}"
+            own.touch()
+            checkpoint = next(c for c in trainer.checkpoint_callbacks)
+            deadline = time.monotonic() + self.seconds
+            while checkpoint.signum is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            own.unlink(missing_ok=True)
+
+
 class DieWhileSaving(Callback):
     """Kill this process half way through the writing of a step's checkpoint."""
 
@@ -51,6 +97,26 @@ class DieWhileSaving(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = die_half_way
+
+
+class DieWhileSharing(Callback):
+    """Kill every process while it writes its part of a step's checkpoint, the last half way."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        save = torch.save
+
+        def die(content: Any, path: Any, **settings: Any) -> None:
+            save(content, path, **settings)
+            is_part = isinstance(path, Path) and path.parent.name.startswith(".step_")
+            if is_part and trainer.global_step == self.step:
+                if trainer.global_rank == trainer.world_size - 1:
+                    os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = die
 
 
 class InterruptAt(Callback):

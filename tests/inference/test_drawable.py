@@ -13,7 +13,8 @@ from pixelhdm.inference.drawable import check_drawable
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
-from tests.stubs import HashConditioner, Sized
+from pixelhdm.models.routing import TokenRouting
+from tests.stubs import HashConditioner, Sized, tiny_network
 from tests.tiny_qwen3 import save_tiny_qwen3
 
 NETWORK = Sized(8, 4)
@@ -100,3 +101,13 @@ def test_negative_prompts_have_no_effect_beside_a_weaker_model(caplog, tmp_path)
             Guidance(2.0, weak=str(weak)),
         )
     assert "has no effect beside a weaker model" in caplog.text
+
+
+def test_images_too_small_for_routed_guidance_are_named_with_their_place():
+    network = tiny_network(routing=TokenRouting(min_tokens=16))
+    given = items(Prompt("a", "one"), Prompt("b", "two", height=6))
+    guidance, words = Guidance(2.0, routed=True), HashConditioner(8)
+    check_drawable(given[:2], network, words, guidance)
+    check_drawable(given, network, words, Guidance(1.0, routed=True))
+    with pytest.raises(UserError, match=r"two: guidance.routed must be false .* 6x8, whose 12"):
+        check_drawable(given, network, words, guidance)

@@ -8,7 +8,10 @@ from torch import Tensor
 from pixelhdm.errors import UserError
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.model import Model
+from pixelhdm.inference.samplers import Velocity
 from pixelhdm.models.conditioners.context import Context
+from pixelhdm.models.routing import TokenRouting
+from pixelhdm.training.draws import SeededRoutes
 from pixelhdm.training.flow import FlowMatching
 from tests.stubs import HashConditioner, context, perturb, randn, tiny_network
 
@@ -39,7 +42,7 @@ def never(conditioner: HashConditioner) -> Context:
 
 
 def guided(guidance: Guidance, model: Asked, t: float = T, away: Context = AWAY) -> Tensor:
-    velocity = guidance.velocity(model, lambda _: GIVEN, lambda _: away)
+    velocity = guidance.velocity(model, lambda _: GIVEN, lambda _: away, [0, 1])
     with torch.no_grad():
         return velocity(Z, t)
 
@@ -50,7 +53,7 @@ def alone(model: Asked, given: Context, t: float = T) -> Tensor:
 
 
 def test_scale_one_is_the_conditional_prediction_alone(model):
-    velocity = Guidance(1.0).velocity(model, lambda _: GIVEN, never)
+    velocity = Guidance(1.0).velocity(model, lambda _: GIVEN, never, [0, 1])
     with torch.no_grad():
         assert torch.equal(velocity(Z, T), alone(model, GIVEN))
     assert model.rows == [2]
@@ -167,3 +170,58 @@ def test_negative_prompts_have_no_effect_where_nothing_leads_away():
 def test_wrong_settings(settings, message):
     with pytest.raises(UserError, match=message):
         Guidance(**settings)
+
+
+@pytest.fixture
+def routing(model: Asked) -> Asked:
+    """A model whose images of 4x4 pixels have 4 tokens, 2 of which go around the second block."""
+    model.network.take_routing(TokenRouting(min_tokens=4), 3)
+    return model
+
+
+def calls(velocity: Velocity, num: int = 1, z: Tensor = Z) -> Tensor:
+    """The last of several calls."""
+    with torch.no_grad():
+        return [velocity(z, T) for _ in range(num)][-1]
+
+
+def routed(model: Asked, scale: float = 3.0, num: int = 1, of: slice = slice(None)) -> Tensor:
+    """The velocity of images of the seeds 5 and 6 after some calls."""
+    seeds, given = [5, 6][of], Context(*(part if part is None else part[of] for part in GIVEN))
+    guidance = Guidance(scale, routed=True)
+    return calls(guidance.velocity(model, lambda _: given, never, seeds), num, Z[of])
+
+
+def test_routed_guidance_leads_away_from_the_routed_prediction(routing):
+    route = SeededRoutes([5, 6]).fresh(routing.network, 4, 4, Z.device)
+    c, u = alone(routing, GIVEN), alone(routing, GIVEN._replace(route=route))
+    assert (c - u).abs().max() > 0.01
+    torch.testing.assert_close(routed(routing), u + 3.0 * (c - u))
+    assert routing.rows == [2, 2]  # a call each
+    assert torch.equal(routed(routing, scale=1.0), c)
+
+
+def test_routes_are_new_in_each_call_and_each_images_own(routing):
+    assert not torch.equal(routed(routing, num=1), routed(routing, num=2))
+    for number, one in enumerate((slice(0, 1), slice(1, 2))):
+        wanted = routed(routing, num=3)[number : number + 1]
+        torch.testing.assert_close(routed(routing, num=3, of=one), wanted)
+
+
+def test_outside_of_the_interval_no_route_is_taken(routing):
+    guidance = Guidance(3.0, interval=(0.5, 0.7), routed=True)
+    velocity = guidance.velocity(routing, lambda _: GIVEN, never, [5, 6])
+    assert torch.equal(calls(velocity), alone(routing, GIVEN))
+
+
+def test_routed_guidance_needs_a_route_and_its_place(model, tmp_path):
+    (tmp_path / "weak.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"guidance.weak must be empty beside guidance.routed"):
+        Guidance(2.0, weak=str(tmp_path / "weak.ckpt"), routed=True)
+    with pytest.raises(UserError, match=r"routed must be false for a network without routing"):
+        routed(model)
+    assert torch.equal(routed(model, scale=1.0), alone(model, GIVEN))
+    model.network.take_routing(TokenRouting(min_tokens=5), 3)
+    with pytest.raises(UserError, match=r"4x4, whose 4 tokens are fewer than min_tokens=5"):
+        routed(model)
+    assert Guidance(2.0, routed=True).idle_negative.startswith("beside routed guidance, which")

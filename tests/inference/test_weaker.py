@@ -44,7 +44,7 @@ def weak_file(tmp_path) -> Path:
 def asked(own: Model, guidance: Guidance | None = None) -> Tensor:
     if guidance is None:
         return own.velocity(Z, T, REQUEST.given(own.conditioner))
-    return guidance.velocity(own, REQUEST.given, REQUEST.away)(Z, T)
+    return guidance.velocity(own, REQUEST.given, REQUEST.away, REQUEST.seeds)(Z, T)
 
 
 @pytest.mark.parametrize(("weights", "std"), [("ema", 0.05), ("raw", 0.02)])

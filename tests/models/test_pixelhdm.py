@@ -25,7 +25,7 @@ def inputs(height: int = 4, width: int = 6) -> tuple[Tensor, Tensor]:
 
 @variant
 def test_a_new_network_predicts_exactly_zero(changes):
-    output, features = tiny_network(**changes)(*inputs(), context(2, 3))
+    output, features, _ = tiny_network(**changes)(*inputs(), context(2, 3))
     assert torch.equal(output, torch.zeros(2, 4, 6, 3))
     assert features.abs().max() > 0
 
@@ -97,7 +97,7 @@ def test_samples_of_different_context_length_share_a_batch():
 @pytest.mark.parametrize(("patch_size", "height", "width"), [(1, 3, 2), (3, 6, 9), (8, 16, 8)])
 def test_any_patch_size_and_shape(patch_size, height, width):
     network = perturb(tiny_network(patch_size=patch_size))
-    output, features = network(*inputs(height, width), context(2, 0))
+    output, features, _ = network(*inputs(height, width), context(2, 0))
     assert output.shape == (2, height, width, 3)
     assert features.shape == (2, height * width // patch_size**2, 32)
     assert output.std() > 0

@@ -2,7 +2,9 @@ import pytest
 import torch
 from scipy import stats
 
-from pixelhdm.training.draws import Draws, draw
+from pixelhdm.models.routing import TokenRouting
+from pixelhdm.training.draws import Draws, SeededRoutes, draw
+from tests.stubs import tiny_network
 
 CPU = torch.device("cpu")
 
@@ -56,3 +58,38 @@ def test_draws_are_float32_where_bfloat16_is_the_default():
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, draws, expected))
+
+
+def routes(*seeds: int, size: int = 8, share: float = 0.5) -> torch.Tensor:
+    """The first two routes of each seed, over patches of 2 pixels."""
+    network, own = tiny_network(routing=TokenRouting(share, min_tokens=16)), SeededRoutes([*seeds])
+    return torch.stack([own.fresh(network, size, size, CPU).kept for _ in range(2)], dim=1)
+
+
+def test_routes_of_an_image_do_not_depend_on_its_batch():
+    seeds = [5, 2**63 - 1, 0, 5]
+    together = routes(*seeds)
+    for own, seed in zip(together, seeds, strict=True):
+        assert torch.equal(own, routes(seed)[0])
+    assert torch.equal(together, together.sort(dim=-1).values)
+    assert not torch.equal(together[:, 0], together[:, 1])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_every_token_is_kept_as_often_and_apart_from_the_other_draws():
+    kept = torch.zeros(3000, 16)
+    kept.scatter_(1, routes(*range(3000), share=0.25)[:, 0], 1.0)
+    assert (kept.sum(dim=1) == 12).all()
+    assert (kept.mean(dim=0) - 0.75).abs().max() < 0.04  # 5 standard deviations
+    draws = drawn(*range(3000), height=1, width=1)
+    columns = torch.column_stack([kept, draws.null, draws.time, draws.noise.flatten(1)])
+    correlation = torch.corrcoef(columns.T)
+    assert correlation[:16, 16:].abs().max() < 0.1
+    own = correlation[:16, :16] - torch.eye(16)
+    assert (own + 1 / 15 * (1 - torch.eye(16))).abs().max() < 0.1  # as without replacement
+
+
+def test_small_images_and_networks_without_routing_have_no_route():
+    own = SeededRoutes([1])
+    assert own.fresh(tiny_network(), 8, 8, CPU) is None
+    assert own.fresh(tiny_network(routing=TokenRouting(min_tokens=17)), 8, 8, CPU) is None

@@ -18,6 +18,7 @@ except ImportError:  # Windows; nobody is told there of a second start
     fcntl = None
 
 TRIES, WAIT = 5, 0.02  # seconds: another part may only look whether it is held
+PAUSE = 0.2  # seconds between two looks whether it is one's turn
 HELD = (errno.EACCES, errno.EAGAIN)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -47,6 +48,25 @@ def locked(out: Path, part: int, num_parts: int) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         stream.close()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is within this for the same folder, on another machine neither
+    where the disk can lock; for data that every node of a run may be about to write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    stream = None if fcntl is None else hold(file)
+    while stream is None and fcntl is not None:
+        time.sleep(PAUSE)
+        stream = hold(file)
+    try:
+        yield
+    finally:
+        if stream is not None:
+            file.unlink(missing_ok=True)
+            stream.close()
 
 
 def hold(file: Path, tries: int = TRIES) -> IO[str] | None:

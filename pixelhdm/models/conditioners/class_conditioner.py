@@ -42,9 +42,7 @@ class ClassConditioner(Conditioner):
         return self.embed(condition)
 
     def empty(self, batch_size: int) -> Context:
-        return self.embed(
-            torch.full((batch_size,), self.num_classes, device=self.pooled.weight.device)
-        )
+        return self(torch.full((batch_size,), self.num_classes, device=self.pooled.weight.device))
 
     def check(self, condition: Int[Tensor, "B"] | list[str]) -> None:
         """Raise unless these are class numbers, and all of them lie in 0 … num_classes - 1."""

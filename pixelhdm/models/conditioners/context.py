@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from pixelhdm.models.routing import Route
+
 
 class Context(NamedTuple):
     """An embedded condition.
@@ -16,11 +18,13 @@ class Context(NamedTuple):
         mask: true where a token is valid, or None when all are (the fast path). Valid tokens come
             first.
         pooled: one vector per sample, added to the time embedding.
+        route: the image tokens that go through all blocks; none leaves none out.
     """
 
     tokens: Float[Tensor, "B T D"]
     mask: Bool[Tensor, "B T"] | None
     pooled: Float[Tensor, "B D"]
+    route: Route | None = None
 
     @property
     def num_valid(self) -> Tensor:
@@ -32,7 +36,9 @@ class Context(NamedTuple):
         return self.mask.sum(dim=1)
 
     def cat(self, other: "Context") -> "Context":
-        """Stack two contexts along the batch; the shorter one is padded and masked."""
+        """Stack two contexts without routes along the batch; the shorter one is padded and
+        masked.
+        """
         length = max(self.tokens.shape[1], other.tokens.shape[1])
         parts = [part.padded(length) for part in (self, other)]
         masks = None
@@ -47,7 +53,8 @@ class Context(NamedTuple):
         if extra == 0:
             return self
         tokens = F.pad(self.tokens, (0, 0, 0, extra))
-        return Context(tokens, F.pad(self.full_mask, (0, extra), value=False), self.pooled)
+        mask = F.pad(self.full_mask, (0, extra), value=False)
+        return self._replace(tokens=tokens, mask=mask)
 
     @property
     def full_mask(self) -> Tensor:

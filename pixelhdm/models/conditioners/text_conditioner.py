@@ -210,7 +210,7 @@ class TextConditioner(Conditioner):
         """
         if any(is_null) and not all(is_null) and given.tokens.shape[1] > 1:
             given = given.padded(self.rounded(given.tokens.shape[1]))
-        (tokens, _, pooled), own = given, iter(range(len(is_null)))
+        tokens, pooled, own = given.tokens, given.pooled, iter(range(len(is_null)))
         length, device = tokens.shape[1], tokens.device
         rows = torch.tensor([0 if drop else next(own) for drop in is_null])
         rows = rows.to(device, non_blocking=True)

@@ -25,7 +25,8 @@ class RepaLoss(LossTerm):
     """Alignment with a teacher: mean of 1 - cos(project(features), teacher(x)) (arXiv:2410.06940).
 
     One value per patch: the network's features of a noisy image against the teacher's of the clean
-    one.
+    one. Patches whose tokens go around the feature block do not count; where the student's map is
+    resized, they count as little as they have part in it, and "conv" sees them as they wait.
 
     Args:
         teacher: frozen network that gives the target features.
@@ -140,7 +141,11 @@ class RepaLoss(LossTerm):
         if self.kind == "conv":
             target = spatially_normalized(target, self.alpha)
         similarity = F.cosine_similarity(self.projector(features).float(), target, dim=-1)
-        return 1 - reduce(similarity, "b h w -> b", "mean")
+        if prediction.kept is None:
+            return 1 - reduce(similarity, "b h w -> b", "mean")
+        kept = rearrange(prediction.kept, "b (h w) -> b h w 1", h=h, w=w).float()
+        share = rearrange(resized(kept, *similarity.shape[1:], "bilinear"), "b h w 1 -> b h w")
+        return 1 - (share * similarity).sum(dim=(1, 2)) / share.sum(dim=(1, 2))
 
     def target(self, image: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B h w D"]:
         """The teacher's features on its own grid."""

@@ -279,3 +279,35 @@ def test_with_a_real_network_and_a_dinov3(tmp_path, library):
     values.sum().backward()
     seen = network.patch_blocks[: network.feature_block]
     assert all(p.grad.abs().max() > 0 for p in seen.parameters())
+
+
+def with_kept(loss: RepaLoss, features: Tensor, image: Tensor, kept: Tensor) -> Tensor:
+    return loss(Prediction(image, features, kept), sample_of(image))
+
+
+@pytest.mark.parametrize("projector", ["mlp", "conv"])
+def test_tokens_that_went_around_the_feature_block_do_not_count(projector):
+    """The mean over the kept ones alone; a convolution still sees their neighbours."""
+    loss, image = connected(8, projector=projector), randn(2, 12, 8, 3).clamp(-1, 1)
+    features = randn(2, 6, 8).requires_grad_()
+    kept = torch.tensor([[1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]]).bool()
+    found = with_kept(loss, features, image, kept)
+    each = [with_kept(loss, features, image, (torch.arange(6) == i).expand(2, 6)) for i in range(6)]
+    cosines = torch.stack(each, dim=1)
+    torch.testing.assert_close(found, torch.stack([cosines[0, 0], cosines[1, 4:].mean()]))
+    torch.testing.assert_close(cosines.mean(dim=1), value(loss, features, image))
+    found.sum().backward()
+    reached = features.grad.abs().sum(dim=2) > 0
+    around = {"mlp": kept, "conv": torch.ones(2, 6).bool()}[projector].clone()
+    if projector == "conv":
+        around[0, 4:] = around[1, :2] = False  # two rows away
+    assert torch.equal(reached, around)
+
+
+def test_a_resized_map_counts_by_its_share_of_kept_tokens():
+    loss = without_projector(resize="student", teacher_size=4)
+    image, kept = randn(1, 8, 8, 3).clamp(-1, 1), torch.tensor([[True, False, True, False]])
+    features = randn(1, 4, 3)
+    torch.testing.assert_close(
+        with_kept(loss, features, image, kept), value(loss, features, image)
+    )  # one patch is all there is

@@ -50,7 +50,7 @@ def test_an_image_does_not_change_another_ones_loss():
     loss = TripleLoss(VelocityLoss(), FrequencyLoss())
     whole = loss(prediction, sample)["total"]
     for i in range(4):
-        one = (value[i : i + 1] for value in (*prediction, *sample))
+        one = (value[i : i + 1] for value in (*prediction[:2], *sample))
         alone = loss(Prediction(next(one), next(one)), FlowSample(*one))["total"]
         torch.testing.assert_close(alone, whole[i : i + 1])
 

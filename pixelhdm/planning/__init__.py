@@ -1,0 +1,1 @@
+"""What a training takes: memory, arithmetic and time, predicted without running it."""
