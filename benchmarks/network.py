@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from pixelhdm.models.compiling import compile_blocks
 from pixelhdm.models.conditioners.context import Context
 from pixelhdm.models.cpu import keep_heap
 from pixelhdm.models.flops import count_flop, matmul_peak, synchronize
@@ -85,7 +86,9 @@ def arguments() -> tuple[ArgumentParser, Namespace]:
         "--precision", choices=["32", "bf16"], help="CPU: 32, CUDA: bf16 (autocast)"
     )
     parser.add_argument(
-        "--compile", type=bool, help="torch.compile; CPU: false, CUDA: one table each"
+        "--compile",
+        type=bool,
+        help="torch.compile, block by block; CPU: false, CUDA: one table each",
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5)
@@ -138,12 +141,13 @@ def time_row(
     training = case == "training step"
     optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=True) if training else None
     average = [p.detach().clone() for p in weights] if training else []
-    forward = torch.compile(network) if compiled else network
+    if compiled:
+        compile_blocks(network)
 
     def run() -> None:
         network.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-            output = forward(z, t, context).output
+            output = network(z, t, context).output
         if case != "forward":
             F.mse_loss(output.float(), target).backward()
         if optimizer is not None:

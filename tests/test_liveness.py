@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,18 +34,17 @@ class Ends:
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
+def ends(monkeypatch: pytest.MonkeyPatch) -> Ends:
     found = Ends()
     monkeypatch.setattr(liveness, "end_with", found.add)
     monkeypatch.setattr(liveness, "exit_within", lambda seconds: None)
     monkeypatch.setattr(liveness, "GRACE", 0.2)
-    yield found
-    time.sleep(2 * liveness.GRACE)  # what is under way would end this process
+    return found
 
 
 @pytest.fixture
-def star(ends: Ends) -> list[Watch]:
-    """Three processes."""
+def star(ends: Ends) -> Iterator[list[Watch]]:
+    """Three processes; none of them is to end this one after the test."""
     pairs = {}
     with socket.create_server(("127.0.0.1", 0)) as server:
         for rank in (1, 2):
@@ -54,7 +52,14 @@ def star(ends: Ends) -> list[Watch]:
             pairs[rank] = server.accept()[0], theirs
     ours = {rank: Link(pair[0]) for rank, pair in pairs.items()}
     first = Watch(0, HOSTS, ours, lambda: "Do x.")
-    return [first, *(Watch(r, HOSTS, {0: Link(pairs[r][1])}, lambda: "Do x.") for r in (1, 2))]
+    all_three = [
+        first,
+        *(Watch(r, HOSTS, {0: Link(pairs[r][1])}, lambda: "Do x.") for r in (1, 2)),
+    ]
+    yield all_three
+    for watch in all_three:
+        with watch.lock:
+            watch.is_leaving = True
 
 
 def die(watch: Watch) -> None:
