@@ -3,8 +3,8 @@
     python benchmarks/memory_table.py                   # 256, 512, 1024 px; 16 to 141 GB
 
 Nothing is measured: see pixelhdm/planning. bf16-mixed, AdamW, an average, the loss without REPA, 8
-class tokens. Each cell is the batch and the images a second of the first grad_checkpoint under
-which most images a second come out; one row a GPU.
+class tokens. A row is a GPU and a size, a column a grad_checkpoint; each cell has the largest batch
+and the images a second with it.
 """
 
 import argparse

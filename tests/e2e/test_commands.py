@@ -325,15 +325,15 @@ def test_every_shipped_config_trains_and_draws_tiny(run, config, vgg):
     if config.parent.name == "configs_t2i":
         save_tiny_qwen3("qwen3")
         prepare_captioned("data/mine")
-    if content["model"].get("init_from"):  # of the stage before: the same config, from nothing
-        before = ["--model.init_from=null", "--trainer.default_root_dir=before"]
-        run("fit", *flags, *before, "--sample_images.every_n_steps=0")
-        flags += ["--model.init_from=before"]
     if "strategy" in content["trainer"]:  # processes that a group ends
 
         def run(*arguments: object) -> str:
             return Life(*arguments).end()
 
+    if content["model"].get("init_from"):  # of the stage before: the same config, from nothing
+        before = ["--model.init_from=null", "--trainer.default_root_dir=before"]
+        run("fit", *flags, *before, "--sample_images.every_n_steps=0")
+        flags += ["--model.init_from=before"]
     run("fit", *flags)
     assert all(value > 0 for value in logged("run", "train/total"))
     run("predict", *flags, "--ckpt_path=last")
