@@ -51,6 +51,7 @@ def forecast(side: int, compiled: bool) -> Forecast:
         optimizer_name="torch.optim.AdamW",
         is_compiled=compiled,
         is_sharded=False,
+        can_shard=False,
         num_processes=1,
         encoder=None,
         on_cpu=False,

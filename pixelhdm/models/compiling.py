@@ -4,7 +4,10 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
+from torch import nn
 
 from pixelhdm.errors import UserError
 from pixelhdm.models.compile_report import REPORT
@@ -40,6 +43,9 @@ def compile_blocks(
     # It would cut graphs under DDP, to whom the gradients already come block by block.
     settings.optimize_ddp = False
     REPORT.watch(network)
+    # einops notes every type of array that it meets, and graphs do not outlive a new note.
+    for one in (np.zeros((1, 1)), torch.zeros(1, 1), nn.Parameter(torch.zeros(1, 1))):
+        rearrange(one, "a b -> b a")
     for block in network.all_blocks:
         # Left alone, torch compiles for the first sizes, and for any once others come.
         block.compile(mode=mode, backend=backend, dynamic=False)

@@ -29,8 +29,8 @@ class Linear(nn.Linear):
         """Whether the product is large, eager, float32 and on a CPU."""
         return (
             HAS_ONEDNN
+            and is_eager_float32_cpu(x)  # first: a compiler would tie its graph to the size below
             and x.numel() * self.out_features >= MIN_PRODUCTS
-            and is_eager_float32_cpu(x)
             and self.weight.dtype == torch.float32
         )
 

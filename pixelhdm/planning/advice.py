@@ -15,7 +15,7 @@ def cheapest(forecast: Forecast, gpu: Gpu) -> Setting | None:
     then what moves to CPU memory or is shared out over the processes; then 8-bit states.
     """
     for tier in tiers(forecast):
-        fitting = [setting for setting in tier if forecast.total(setting) <= gpu.bytes]
+        fitting = [setting for setting in tier if forecast.fits(setting, gpu)]
         if fitting:
             return min(fitting, key=lambda setting: forecast.step_seconds(setting, gpu))
     return None
@@ -26,7 +26,7 @@ def tiers(forecast: Forecast) -> Iterator[list[Setting]]:
     own = forecast.own
     base = list(splits(own))
     yield base
-    shared = forecast.job.num_processes > 1
+    shared = forecast.job.num_processes > 1 and forecast.job.can_shard
     on_cpu = not forecast.on_cpu
     moved = [
         setting._replace(
@@ -38,8 +38,11 @@ def tiers(forecast: Forecast) -> Iterator[list[Setting]]:
             base, {False, on_cpu}, {False, on_cpu}, {False, shared}
         )
     ]
+    # Neither averages on the CPU nor 8-bit states can be shared out.
+    moved = [setting for setting in moved if not (setting.is_sharded and setting.average_on_cpu)]
     yield moved
-    yield [setting._replace(is_eight_bit=True) for setting in moved]
+    if forecast.job.optimizer_name.rpartition(".")[2] == "AdamW":
+        yield [s._replace(is_eight_bit=True) for s in moved if not s.is_sharded]
 
 
 def splits(own: Setting) -> Iterator[Setting]:

@@ -153,17 +153,11 @@ class FakeStep:
         return list(states.unbind())
 
     def optimizer(self) -> OptimizerCount:
-        """What a step of the optimizer takes; its gradients are there already.
-
-        An optimizer of 8-bit states has kernels of its own: two bytes a number, and two float32
-        scales for every 256 of them (arXiv:2110.02861).
-        """
+        """What a step of the optimizer takes; its gradients are there already."""
         with self.world():
             for parameter in self.trained.parameters():
                 parameter.grad = torch.empty_like(parameter)
             optimizer = self.parts.optimizer(parameter_groups(self.trained))
-            if "8bit" in type(optimizer).__name__.lower():
-                return OptimizerCount(eight_bit_state(self.trained), 0, [])
             for group in optimizer.param_groups:
                 if group.get("foreach", ...) is None and not group.get("fused"):
                     group["foreach"] = not self.on_cpu  # PyTorch's choice on CUDA
@@ -194,6 +188,9 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 
 def eight_bit_state(module: nn.Module, block: int = 256, least: int = 4096) -> int:
-    """Bytes of two 8-bit states; of parameters below `least` numbers they stay float32."""
+    """Bytes of two 8-bit states of an optimizer, whose kernels are its own: two bytes a number, and
+    two float32 scales for every `block` of them (arXiv:2110.02861); of parameters below `least`
+    numbers they stay float32.
+    """
     sizes = (parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return sum(8 * n if n < least else 2 * n + 2 * 4 * -(-n // block) for n in sizes)

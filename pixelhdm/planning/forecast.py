@@ -9,7 +9,7 @@ import torch
 from pixelhdm.callbacks.throughput import PASSES
 from pixelhdm.models.flops import ForwardFlop
 from pixelhdm.models.network import GradCheckpoint
-from pixelhdm.planning.fake_step import Counted, FakeStep, eight_bit_state
+from pixelhdm.planning.fake_step import Counted, FakeStep, OptimizerCount, eight_bit_state
 from pixelhdm.planning.gpus import Gpu
 from pixelhdm.planning.memory import Passes, Setting, Static, parts_of, size_of
 from pixelhdm.planning.parts import Job
@@ -19,6 +19,7 @@ from pixelhdm.planning.standins import is_known, known_text
 
 MODES = get_args(GradCheckpoint)
 POINTS = (32, 64)  # images at which a batch is counted; what lies between and beyond is a line
+MARGIN = 0.04  # share of a device's memory that is to stay free: the count is a prediction
 COPY_RATE = 2.2e10  # bytes a second between GPU and CPU memory over PCIe 4.0 x16, of 3.2e10
 STEP_BYTES = 4 + 12  # of a parameter: its gradient's norm; its average read and written, and itself
 
@@ -72,9 +73,12 @@ class Forecast:
         self.known: dict[str, Passed] = {}
         self.times: dict[tuple[str, Gpu], Line] = {}
         self.update_times: dict[Gpu, float] = {}
-        self.optimizer = self.step.optimizer()
-        self.static = self.static_bytes()
         self.eight_bit = eight_bit_state(parts.trained)
+        if self.own.is_eight_bit:  # it is not built: it reads values
+            self.optimizer = OptimizerCount(self.eight_bit, 0, [])
+        else:
+            self.optimizer = self.step.optimizer()
+        self.static = self.static_bytes()
 
     def static_bytes(self) -> Static:
         """What stays from step to step."""
@@ -159,14 +163,18 @@ class Forecast:
         """All bytes on one device."""
         return sum(self.memory(setting).values())
 
+    def fits(self, setting: Setting, gpu: Gpu) -> bool:
+        """Whether it leaves MARGIN of the device's memory free."""
+        return self.total(setting) <= (1 - MARGIN) * gpu.bytes
+
     def most_images(self, setting: Setting, gpu: Gpu) -> int:
         """The largest batch that fits on one device, 0 where none does."""
-        limit, low, high = gpu.bytes, 0, 1
-        while high < 2**20 and self.total(setting._replace(num=high)) <= limit:
+        low, high = 0, 1
+        while high < 2**20 and self.fits(setting._replace(num=high), gpu):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            fits = self.total(setting._replace(num=middle)) <= limit
+            fits = self.fits(setting._replace(num=middle), gpu)
             low, high = (middle, high) if fits else (low, middle)
         return low
 

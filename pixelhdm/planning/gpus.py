@@ -110,7 +110,8 @@ def find_gpu(name: str) -> Gpu:
     if len(begun) != 1:
         known = ", ".join(gpu.name for gpu in begun or GPUS)
         raise UserError(
-            f"gpu must be {THIS} or one of {known}, got {name}. {THIS} measures the device at hand."
+            f"gpu must be {THIS} or one of {known}, got {name!r}. With --gpu {THIS} the device at "
+            "hand is measured."
         )
     return begun[0]
 

@@ -84,6 +84,7 @@ class Job(NamedTuple):
         optimizer_name: class of the optimizer.
         is_compiled: whether blocks are compiled.
         is_sharded: whether weights are shared out over the processes.
+        can_shard: whether they could be, with all else as it is.
         num_processes: devices times nodes, 1 where the config leaves them open.
         encoder: the text encoder that trains along; None without, or where texts are cached.
         on_cpu: whether the config asks for a CPU.
@@ -101,6 +102,7 @@ class Job(NamedTuple):
     optimizer_name: str
     is_compiled: bool
     is_sharded: bool
+    can_shard: bool
     num_processes: int
     encoder: str | None
     on_cpu: bool
@@ -178,11 +180,20 @@ def job_of(config: Namespace, num_gpus: int | None, text_len: int | None) -> Job
         config.model.optimizer.class_path,
         bool(config.model.get("compile")),
         "ModelParallel" in strategy or "fsdp" in strategy.lower(),
+        can_be_sharded(config),
         num_gpus or num_processes(trainer),
         None if is_cached(config) else getattr(encoder_of(parts.conditioner), "source", None),
         trainer.accelerator == "cpu",
         config.repa_early_stop.step if "repa" in parts.loss.terms else None,
     )
+
+
+def can_be_sharded(config: Namespace) -> bool:
+    """Whether nothing in a config asks for whole weights in each process."""
+    name = config.model.optimizer.class_path
+    is_whole = "Muon" in name or "8bit" in name.lower() or config.ema.get("device") == "cpu"
+    balances = config.perceptual_balance.start_step is not None
+    return not (is_whole or balances or config.quality.every_n_steps)
 
 
 def batch_of(config: Namespace, patch_size: int, height: int, width: int, text_len: int) -> Shape:

@@ -38,6 +38,8 @@ def plan(
     given = {"num_gpus": num_gpus, "text_len": text_len}
     check_at_least(1, **{name: value for name, value in given.items() if value is not None})
     found = None if gpu is None or gpu == THIS else find_gpu(gpu)
+    if json is not None and not Path(json).parent.is_dir():
+        raise UserError(f"json must lie in a folder that is there, got {json}.")
     job = job_of(config, num_gpus, text_len)
     gpus = [found] if found else chosen(job, gpu)
     forecast = Forecast(job, on_cpu=gpus[0].is_cpu)
@@ -58,7 +60,5 @@ def chosen(job: Job, gpu: str | None) -> list[Gpu]:
 
 def write(file: Path, content: dict[str, Any]) -> None:
     """Write numbers to a file."""
-    if not file.parent.is_dir():
-        raise UserError(f"json must lie in a folder that is there, got {file}.")
     with replacing(file) as temporary:
         temporary.write_text(json_format.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -18,12 +18,13 @@ def facts(forecast: Forecast, gpu: Gpu, batch_tokens: int | None) -> dict[str, A
     total, free = forecast.total(own), gpu.bytes - forecast.total(own)
     images = own.num * own.accumulate * job.num_processes
     step = forecast.step_seconds(own, gpu)
-    better = None if free >= 0 else cheapest(forecast, gpu)
+    fits = forecast.fits(own, gpu)
+    better = None if fits else cheapest(forecast, gpu)
     return {
         "gib": {name: size / GIB for name, size in forecast.memory(own).items() if size},
         "total_gib": total / GIB,
         "free_gib": free / GIB,
-        "fits": free >= 0,
+        "fits": fits,
         "step_seconds": step,
         "images_per_second": images / step,
         "mfu": mfu(forecast, gpu, own),

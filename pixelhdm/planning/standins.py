@@ -52,8 +52,8 @@ TEXTS = {
 
 
 def known_text(source: str) -> TextModel | None:
-    """The sizes of a text encoder by its source's last part; None where they are not known."""
-    name = source.rstrip("/").rpartition("/")[2].lower().replace("_", "-")
+    """The sizes of a text encoder by its source; None where they are not known."""
+    name = source.lower().replace("_", "-")
     return next((model for known, model in TEXTS.items() if known.lower() in name), None)
 
 
