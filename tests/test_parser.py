@@ -43,7 +43,7 @@ def error(tmp_path, monkeypatch):
         ("--data.train.spilt=val", "Did you mean split?"),
         ("--data.batchsize=4", "Did you mean data.batch_size"),
         ("--trainer.max_stepss=4", "Did you mean trainer.max_steps"),
-        ("--ema.decai=0.5", "Did you mean ema.decay?"),
+        ("--ema.decai=0.5", "Did you mean ema.decay or ema.device?"),
         ("--checkpoint.every_n_step=5", "Did you mean checkpoint.every_n_steps"),
         ("--xyzzy=1", "See --help for the valid names."),
         ("--model.network.xyzzy=1", "See --help for the valid names."),

@@ -196,7 +196,7 @@ def test_a_resumed_runs_config_is_that_of_the_run(trained, run):
 def test_smaller_batches_and_more_of_them_go_on_with_the_same_steps(run):
     """As advised where memory does not suffice; each image still comes once an epoch."""
     flags = [*QUICK, "--data.train.split=val", "--trainer.max_steps=10"]
-    flags += ["--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    flags += ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
     flags += ["--trainer.val_check_interval=50", "--checkpoint.every_n_steps=1"]
     run("fit", *flags, "--data.batch_size=42")
     flags += ["--data.batch_size=14", "--trainer.accumulate_grad_batches=3"]
