@@ -20,6 +20,7 @@ from pixelhdm.files import TEMPORARY, replacing
 
 Weights = Literal["ema", "raw"]
 FOLDER, ENDING = "checkpoints", ".ckpt"
+FULL_DISK = ("inline_container", "iostream")  # in torch's words for it
 LOADABLE = ("pytorch-lightning_version", "global_step", "loops", "optimizer_states", "callbacks")
 WHOLE = (*LOADABLE, "training")
 RECONSTRUCTION = "reconstruction"  # part of a file that the command `ema` wrote
@@ -50,6 +51,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def not_writable(path: str | Path, reason: str) -> str:
     """What to tell a person whose checkpoint could not be written."""
+    if any(word in reason for word in FULL_DISK):
+        reason = f"no room on the disk, most likely ({reason})"
     return (
         f"checkpoint {path} must be writable, got: {reason}. Earlier ones are intact; make room, "
         "then resume or run the command again."

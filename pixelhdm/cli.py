@@ -1,5 +1,6 @@
 """The command line: which command it is, short errors and an honest ending."""
 
+import errno
 import inspect
 import os
 import sys
@@ -53,6 +54,7 @@ COMMAND_LINES = {
 }
 # How their arguments are rewritten first.
 SPELLINGS = {"prepare": spelled_out, "report": folders_spelled_out}
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Flags that no argument of a function can be called, with the argument that they stand for.
 RESERVED = {"from": ("family", FROM)}
 
@@ -105,6 +107,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if error.errno in FULL:
+            sys.exit(f"error: the disk must have room, got: {error.strerror}. Make some.")
         if error.filename is None:
             raise
         path = error.filename2 or error.filename

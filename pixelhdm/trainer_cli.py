@@ -92,6 +92,12 @@ WORD = re.compile(r"(?!null)\w+")
 SUBCOMMANDS = ("fit", "validate", "predict", "test")
 DRAWING = {"predict": SaveImages, "test": Evaluate}  # and what writes the images
 TRAINING_ONLY = ("model.loss", "model.optimizer", "model.schedule", "data.train", "data.val")
+# What all processes of a run must have alike.
+SHARED = (
+    *("seed_everything", "model.", "ema.", "zclip.", "trainer.max", "trainer.accumulate"),
+    *("trainer.precision", "data.batch", "data.image_size", "data.buckets", "data.seed"),
+)
+PLACES = ("source", "weak", "init_from")  # of files, which may lie elsewhere on each node
 REFERENCE = "data.train"  # test compares with it
 
 # In the order of their hooks: a step is judged, clipped, averaged, timed, shown and saved.
@@ -375,7 +381,8 @@ class PixelHDMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        watch = WatchProcesses(self.config[self.subcommand].ckpt_path, self.remedy)
+        whole = self.config[self.subcommand]
+        watch = WatchProcesses(whole.ckpt_path, self.remedy, shared_settings(whole))
         own = [RandomState(), RunRecord()]
         if config.enable_progress_bar is not False:
             own.append(StepProgress())
@@ -505,6 +512,15 @@ def check_callbacks(callbacks: list[Callback]) -> None:
                 "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a run "
                 "have as many batches. Set trainer.accumulate_grad_batches."
             )
+
+
+def shared_settings(config: Namespace) -> dict[str, str]:
+    """What all processes of a run must have alike: what decides what is trained, not where files
+    lie.
+    """
+    flat = vars(config.as_flat())
+    kept = {name: str(value) for name, value in flat.items() if name.startswith(SHARED)}
+    return {name: value for name, value in kept.items() if not name.endswith(PLACES)}
 
 
 def with_slurm(plugins: list[Any]) -> list[Any]:

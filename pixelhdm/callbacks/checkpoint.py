@@ -6,6 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -92,7 +93,9 @@ class RunCheckpoint(Checkpoint):
         if due:
             self.save(trainer)
         if stop:
-            raise Interrupted(self.signum or signal.SIGTERM)
+            # One signal for all: it may not have reached each of them yet.
+            asked = torch.tensor(float(self.signum or 0), device=pl_module.device)
+            raise Interrupted(int(trainer.strategy.reduce(asked, reduce_op="max")))
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelHDMModule) -> None:
         if self.within_step:

@@ -19,10 +19,16 @@ class WatchProcesses(Callback):
     Args:
         ckpt_path: checkpoint that this process goes on from.
         remedy: gives what a person is to do when one is lost.
+        settings: what all processes must have alike, by name.
     """
 
-    def __init__(self, ckpt_path: str | None, remedy: Callable[[], str]):
-        self.ckpt_path, self.remedy = ckpt_path, remedy
+    def __init__(
+        self,
+        ckpt_path: str | None,
+        remedy: Callable[[], str],
+        settings: dict[str, str] | None = None,
+    ):
+        self.ckpt_path, self.remedy, self.settings = ckpt_path, remedy, settings or {}
 
     def begin(self, trainer: Trainer) -> None:
         """Let the processes watch each other from the moment on at which they have met."""
@@ -44,6 +50,7 @@ class WatchProcesses(Callback):
             strategy.launcher.procs = [*launched]
             launched.clear()
         self.check_same_checkpoint()
+        self.check_same_settings()
 
     def check_same_checkpoint(self) -> None:
         """Raise a UserError where the processes go on from different checkpoints."""
@@ -56,6 +63,18 @@ class WatchProcesses(Callback):
                 f"{', '.join(told[:4])}{', …' if told[4:] else ''}. Every node must see the run's "
                 "folder: use a file system that they share."
             )
+
+    def check_same_settings(self) -> None:
+        """Raise a UserError where the processes were started with different settings."""
+        first, *others = gather_objects(self.settings)
+        for rank, other in enumerate(others, start=1):
+            for name in first.keys() | other.keys():
+                values = [given.get(name, "none") for given in (first, other)]
+                if values[0] != values[1]:
+                    raise UserError(
+                        f"all processes must have the same {name}, got {values[0]} in process 0 "
+                        f"and {values[1]} in process {rank}. Start the same command on every node."
+                    )
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

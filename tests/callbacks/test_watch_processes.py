@@ -14,3 +14,16 @@ def test_a_node_that_does_not_see_the_checkpoint_is_told_of(monkeypatch):
     told = r"got process 0: step_00000003.ckpt, process 1: none\. Every node must see the run's"
     with pytest.raises(UserError, match=told):
         watch.check_same_checkpoint()
+
+
+def test_nodes_that_were_started_differently_are_told_of(monkeypatch):
+    other = {"seed_everything": "0", "model.network.init_args.hidden_dim": "48"}
+    watch = WatchProcesses(None, lambda: "", {"seed_everything": "0"})
+    monkeypatch.setattr(watch_processes, "gather_objects", lambda own: [own, own])
+    watch.check_same_settings()
+    monkeypatch.setattr(watch_processes, "gather_objects", lambda own: [own, own, other])
+    told = (
+        r"the same model\.network\.init_args\.hidden_dim, got none in process 0 and 48 in process 2"
+    )
+    with pytest.raises(UserError, match=told):
+        watch.check_same_settings()
