@@ -79,7 +79,9 @@ def test_one_killed_process_ends_the_run_with_a_sentence_and_it_resumes(whole, l
         f"error: process {rank} of 2, on host {HOST}, was lost: it was killed"
     )
     assert told[0].endswith("Go on with: the same command with --ckpt_path last")
-    assert "Traceback" not in said
+    # But for Python's thread that hands files to loaders, which the end may catch at work.
+    assert "start.py" not in said
+    assert said.count("Traceback") == said.count("resource_sharer.py")
     assert not Path(f"runs/quickstart/checkpoints/step_{END:08d}.ckpt").exists()
     fit(*TWO, "--ckpt_path=last", processes=2)
     ours, theirs = (checkpoint(run, END) for run in ("runs/quickstart", whole))
