@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -13,7 +12,7 @@ from pixelhdm.errors import UserError
 from pixelhdm.models.conditioners.conditioner import Conditioner
 from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.parser import Parser
-from pixelhdm.trainer_cli import USAGE, PixelHDMCLI
+from pixelhdm.trainer_cli import USAGE, PixelHDMCLI, set_threads
 
 ANY_DIM = 8  # width of a context that nobody asks for
 
@@ -37,9 +36,7 @@ class CacheTextCLI(PixelHDMCLI):
         super().add_default_arguments_to_parser(parser)
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        if config.cpu_threads is not None:
-            torch.set_num_threads(config.cpu_threads)
+        set_threads(self.config[self.subcommand])
 
     def instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

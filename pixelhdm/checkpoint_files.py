@@ -97,8 +97,13 @@ def put_together(value: Any, keep: bool) -> Any:
         return [put_together(part, keep) for part in value]
     if not isinstance(value, Tensor):
         return value
-    whole = value.detach().full_tensor() if hasattr(value, "full_tensor") else value
+    whole = full(value.detach())
     return whole_on_cpu(whole) if keep else None
+
+
+def full(value: Tensor) -> Tensor:
+    """A sharded tensor put together; any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def whole_on_cpu(value: Tensor) -> Tensor:

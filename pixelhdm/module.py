@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pixelhdm.checkpoint_files import full
 from pixelhdm.checkpoints import (
     Weights,
     check_whole,
@@ -493,11 +494,6 @@ def gradients(optimizer: Optimizer) -> list[Tensor]:
     """The gradients that an optimizer is about to use."""
     parameters = (value for group in optimizer.param_groups for value in group["params"])
     return [value.grad for value in parameters if value.grad is not None]
-
-
-def full(value: Tensor) -> Tensor:
-    """A sharded tensor put together; any other as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def mean_total(weight: Float[Tensor, "B"]) -> Float[Tensor, ""]:

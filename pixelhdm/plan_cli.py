@@ -1,9 +1,8 @@
 """The command plan on the command line."""
 
-import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
-from pixelhdm.trainer_cli import USAGE, PixelHDMCLI, check_trainer
+from pixelhdm.trainer_cli import USAGE, PixelHDMCLI, check_trainer, set_threads
 
 
 class PlanCLI(PixelHDMCLI):
@@ -31,8 +30,7 @@ class PlanCLI(PixelHDMCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         check_trainer(config.trainer, self.subcommand)
-        if config.cpu_threads is not None:
-            torch.set_num_threads(config.cpu_threads)
+        set_threads(config)
 
     def instantiate_classes(self) -> None:
         """Build nothing: the plan's parts have no numbers."""

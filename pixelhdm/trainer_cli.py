@@ -312,8 +312,7 @@ class PixelHDMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config.weights_only = True
-        if config.cpu_threads is not None:
-            torch.set_num_threads(config.cpu_threads)
+        set_threads(config)
         self.run_config = config.clone()
         self.run_config.ckpt_path = None
         folder = config.trainer.default_root_dir or "."
@@ -512,6 +511,12 @@ def check_callbacks(callbacks: list[Callback]) -> None:
                 "trainer.callbacks must not hold GradientAccumulationScheduler: all steps of a run "
                 "have as many batches. Set trainer.accumulate_grad_batches."
             )
+
+
+def set_threads(config: Namespace) -> None:
+    """Compute with as many threads as a config asks for."""
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
 
 
 def shared_settings(config: Namespace) -> dict[str, str]:

@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pixelhdm.checkpoint_files import full
 from pixelhdm.checkpoints import EMA_PREFIX, PROFILES_PREFIX, profile_name
 from pixelhdm.errors import UserError, check_at_least, check_one_of
-from pixelhdm.module import PixelHDMModule, full
+from pixelhdm.module import PixelHDMModule
 from pixelhdm.snapshots import remove_later, write_snapshot
 from pixelhdm.training.power_ema import Profile, exponent, profile_decay
 

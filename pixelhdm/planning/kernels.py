@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelhdm.models import linear, norm
+from pixelhdm.models.precision import product_dtype
 
 PLAIN_LAYER_NORM = F.layer_norm
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
     """The fused attention in the place of F.scaled_dot_product_attention."""
-    rows = (part.to(product_dtype(part.dtype)) for part in (q, k, v))
+    rows = (part.to(product_dtype(part.device, part.dtype)) for part in (q, k, v))
     return torch.ops.aten._scaled_dot_product_flash_attention(*rows)[0]
 
 
@@ -51,11 +52,6 @@ def layer_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def widened(x: Tensor) -> Tensor:
     """`x` in float32 where autocast is on."""
     return x.float() if torch.is_autocast_enabled("cpu") else x
-
-
-def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which matrices of a type are multiplied, under autocast too."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 def never(x: Tensor) -> bool:

@@ -15,12 +15,11 @@ from pixelhdm.models.conditioners.text_conditioner import TextConditioner
 from pixelhdm.models.encoders.frozen import Frozen
 from pixelhdm.models.encoders.text_encoder import TextEncoder
 from pixelhdm.models.network import Network
+from pixelhdm.models.precision import training_dtype
 from pixelhdm.parser import Parser
 from pixelhdm.planning.standins import known_text
 from pixelhdm.training.flow import FlowMatching
 from pixelhdm.training.losses.triple import TripleLoss
-
-DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Parts(NamedTuple):
@@ -172,7 +171,7 @@ def job_of(config: Namespace, num_gpus: int | None, text_len: int | None) -> Job
         parts,
         tuple(batch_of(config, parts.network.patch_size, *size, length) for size in ends),
         len(table),
-        product_dtype(str(trainer.precision)),
+        training_dtype(str(trainer.precision)),
         trainer.accumulate_grad_batches,
         trainer.max_steps if (trainer.max_steps or -1) > 0 else None,
         1 + len(ema.sigma_rel or []),
@@ -202,11 +201,6 @@ def batch_of(config: Namespace, patch_size: int, height: int, width: int, text_l
     if tokens is not None:
         num = max(1, tokens // (height * width // patch_size**2))
     return Shape(num, height, width, text_len)
-
-
-def product_dtype(precision: str) -> torch.dtype:
-    """The type in which matrices are multiplied at a precision of the trainer."""
-    return DTYPES.get(precision.split("-")[0], torch.float32)
 
 
 def num_processes(trainer: Namespace) -> int:

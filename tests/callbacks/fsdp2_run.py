@@ -16,13 +16,14 @@ from torch.distributed.tensor import DTensor
 from pixelhdm.callbacks.ema import EMA
 from pixelhdm.callbacks.non_finite import SkipNonFinite
 from pixelhdm.callbacks.zclip import ZClip
+from pixelhdm.checkpoint_files import full
 from pixelhdm.data.draws import Draws
 from pixelhdm.data.samplers import RandomPlan
 from pixelhdm.datamodule import PixelHDMDataModule
 from pixelhdm.inference.guidance import Guidance
 from pixelhdm.inference.samplers import EulerSampler
 from pixelhdm.models.conditioners.class_conditioner import ClassConditioner
-from pixelhdm.module import PixelHDMModule, full
+from pixelhdm.module import PixelHDMModule
 from pixelhdm.processes import gather_objects
 from pixelhdm.sharding import FSDP2
 from pixelhdm.training.losses.triple import TripleLoss
