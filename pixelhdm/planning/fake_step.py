@@ -25,14 +25,12 @@ class Counted(NamedTuple):
 
     Attributes:
         kept: bytes that autograd keeps for the backward pass, parameters left out.
-        live: bytes that live between the two passes.
         forward_peak: most bytes that live at once in the forward pass.
         backward_peak: most in the backward pass, with the gradients that it has made by then.
         works: the operations of both.
     """
 
     kept: int
-    live: int
     forward_peak: int
     backward_peak: int
     works: list[Work]
@@ -103,11 +101,11 @@ class FakeStep:
                 kept.pop(parameter.untyped_storage(), None)
             size = sum(kept.values())
             kept.clear()
-            live, forward_peak = recorder.live, recorder.peak
+            forward_peak = recorder.peak
             works = recorder.begin()
             loss.backward()
             works += recorder.works
-        return Counted(size, live, forward_peak, recorder.peak, works)
+        return Counted(size, forward_peak, recorder.peak, works)
 
     def loss(self, shape: Shape) -> Tensor:
         """The loss of a batch, as PixelHDMModule computes it."""
